@@ -1,1 +1,32 @@
-//! x
+//! tidegate: an edge event gateway. Events come in over MQTT, are on disk before they are
+//! acknowledged, are watched for alerts on the spot, and go upstream in batches.
+//!
+//! The modules, in the order in which an event passes them:
+
+// Bytes in: accept, the MQTT codec, one session a connection.
+pub mod listener;
+// May it enter: topic, limits.
+pub mod gate;
+// On disk: group commit, recovery, readers.
+pub mod log;
+// Live fan-out to the MQTT subscribers; retained messages.
+pub mod bus;
+// Out: read, batch, retry, cursor.
+pub mod forward;
+// One folder a bus.
+pub mod sinks;
+
+// Beside them: what watches the events here,
+pub mod services;
+// what can be rebuilt from the log,
+pub mod state;
+// what an operator sees,
+pub mod admin;
+// who owns the tasks,
+pub mod supervise;
+// what time it is,
+pub mod clock;
+// the small upstream that comes with it,
+pub mod receiver;
+// and the commands that put it all together.
+pub mod commands;

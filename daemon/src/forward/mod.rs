@@ -1,0 +1,1 @@
+//! Out: one forwarder a sink.

@@ -1,0 +1,1 @@
+//! CloudEvents over HTTP (CloudEvents HTTP protocol binding 1.0.2).
