@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tidegate_event::Lsn;
+use tidegate_event::{Epoch, Lsn};
 
 /// The state database.
 #[derive(Debug, Clone)]
@@ -42,9 +42,41 @@ impl State {
         todo!()
     }
 
+    /// The sinks' cursors.
+    pub fn cursors(&self) -> Cursors {
+        todo!()
+    }
+
+    /// Ties the state to the log that it is built from: with another epoch than last time all LSNs in
+    /// it are void (applied 0, no cursors), and none may lie beyond `last`, the log's newest. To be
+    /// called once, before anything else.
+    pub fn bind(&self, epoch: Epoch, last: Lsn) -> Result<(), StateError> {
+        let _ = (epoch, last);
+        todo!()
+    }
+
     /// Writes every tree to the checkpoint file, durably. Afterwards the log below the answer (the
     /// lowest `applied` of all trees) is not needed to rebuild the state.
     pub fn checkpoint(&self) -> Result<Lsn, StateError> {
+        todo!()
+    }
+}
+
+/// Where each sink stands: by name, the next LSN it wants. Kept in memory and written through.
+#[derive(Debug, Clone)]
+pub struct Cursors {}
+
+impl Cursors {
+    /// The next LSN that `name` wants; `None` for one that never had a cursor.
+    pub fn get(&self, name: &str) -> Option<Lsn> {
+        let _ = name;
+        todo!()
+    }
+
+    /// Moves the cursor; backwards too. On an error it moves in memory only: after a restart the sink
+    /// gets again, under the same ids, what it already has.
+    pub fn set(&self, name: &str, next: Lsn) -> Result<(), StateError> {
+        let _ = (name, next);
         todo!()
     }
 }
