@@ -1,0 +1,139 @@
+//! What the listeners count.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tidegate_event::Qos;
+
+/// Figures of all listeners. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Open connections.
+    pub connections: Gauge,
+    /// Connections closed at once because of `limits.max-connections`.
+    pub connections_refused: Counter,
+    /// Clients that were let in.
+    pub connects: Counter,
+    /// Clients that broke the protocol, and lost their connection for it.
+    pub malformed: Counter,
+    /// Clients that were silent for too long.
+    pub timed_out: Counter,
+    /// Clients replaced by a connection with the same client id.
+    pub taken_over: Counter,
+    /// Bytes read.
+    pub bytes_in: Counter,
+    /// Bytes written.
+    pub bytes_out: Counter,
+    /// Acknowledgements of durable events: PUBACK and PUBREC.
+    pub acks: Counter,
+    /// Events refused because the log had no room or the disk took no writes (MQTT 5: told so).
+    pub refused: Counter,
+    /// QoS 0 events that are lost because the log had no room or the disk took no writes.
+    pub dropped: Counter,
+    /// Wills that could not be published.
+    pub wills_lost: Counter,
+    received: Family<QosLabel, Counter>,
+    denied: Family<ReasonLabel, Counter>,
+    received_by_qos: [Counter; 3],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QosLabel {
+    qos: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+impl Metrics {
+    /// Counts `count` events received with `qos`.
+    pub fn received(&self, qos: Qos, count: u64) {
+        self.received_by_qos[qos as usize].inc_by(count);
+    }
+
+    /// Counts an event that the gate denied.
+    pub fn denied(&self, reason: &'static str) {
+        self.denied.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Enters the figures, each as `tidegate_…`.
+    pub fn register(&self, registry: &mut Registry) {
+        let mut counter = |name: &str, help: &str, counter: &Counter| {
+            registry.register(name, help, counter.clone());
+        };
+        counter("tidegate_connects", "MQTT clients let in", &self.connects);
+        counter(
+            "tidegate_connections_refused",
+            "Connections closed at once because of limits.max-connections",
+            &self.connections_refused,
+        );
+        counter(
+            "tidegate_clients_malformed",
+            "Connections ended because the client broke the protocol",
+            &self.malformed,
+        );
+        counter(
+            "tidegate_clients_timed_out",
+            "Connections ended because the client was silent for too long",
+            &self.timed_out,
+        );
+        counter(
+            "tidegate_clients_taken_over",
+            "Connections ended because the same client id connected again",
+            &self.taken_over,
+        );
+        counter("tidegate_received_bytes", "Bytes read from MQTT clients", &self.bytes_in);
+        counter("tidegate_sent_bytes", "Bytes written to MQTT clients", &self.bytes_out);
+        counter("tidegate_acks", "PUBACK and PUBREC sent for durable events", &self.acks);
+        counter(
+            "tidegate_publishes_refused",
+            "Events refused because the log had no room or the disk took no writes",
+            &self.refused,
+        );
+        counter(
+            "tidegate_publishes_dropped",
+            "QoS 0 events lost because the log had no room or the disk took no writes",
+            &self.dropped,
+        );
+        counter("tidegate_wills_lost", "Wills that could not be published", &self.wills_lost);
+        registry.register(
+            "tidegate_connections",
+            "Open MQTT connections",
+            self.connections.clone(),
+        );
+        registry.register("tidegate_publishes", "Events received", self.received.clone());
+        registry.register(
+            "tidegate_publishes_denied",
+            "Events that the gate did not admit",
+            self.denied.clone(),
+        );
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let received = Family::<QosLabel, Counter>::default();
+        let received_by_qos = [0, 1, 2].map(|qos| received.get_or_create_owned(&QosLabel { qos }));
+        Self {
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            connects: Counter::default(),
+            malformed: Counter::default(),
+            timed_out: Counter::default(),
+            taken_over: Counter::default(),
+            bytes_in: Counter::default(),
+            bytes_out: Counter::default(),
+            acks: Counter::default(),
+            refused: Counter::default(),
+            dropped: Counter::default(),
+            wills_lost: Counter::default(),
+            received,
+            denied: Family::default(),
+            received_by_qos,
+        }
+    }
+}
