@@ -1,0 +1,1 @@
+//! Frees the log: says up to where nobody needs it any more.
