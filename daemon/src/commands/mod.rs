@@ -1,1 +1,4 @@
 //! One file a command of `tidegate`.
+
+pub mod check;
+pub mod failure;

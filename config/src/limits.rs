@@ -1,0 +1,95 @@
+//! `[limits]`: what one client, and all of them, may use.
+
+use crate::reader::Section;
+use crate::value::{ByteSize, Span};
+
+/// `[limits]`: each with what happens when it is reached.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Connections at once; one more is closed at once. 1 to 1,000,000; default 4096.
+    pub max_connections: usize,
+    /// Bytes of one MQTT packet; a larger one ends the connection (MQTT 5: 0x95). 1 KiB to 16 MiB, and
+    /// no more than a commit holds; default 256 KiB.
+    pub max_packet_size: ByteSize,
+    /// Publishes of one client that are not yet acknowledged; the connection is not read while it
+    /// has more (MQTT 5: receive maximum). 1 to 65535; default 1024.
+    pub max_inflight: u16,
+    /// From accept to a complete CONNECT; then the connection is closed. 100 ms to 5 min; default
+    /// 10 s.
+    pub connect_timeout: Span,
+    /// Subscriptions of one client; one more is refused (0x97, 3.1.1: 0x80). 1 to 100,000; default
+    /// 128.
+    pub max_subscriptions: usize,
+    /// Levels of a topic or filter; a deeper one is refused (0x90, 0x8f). 1 to 1024; default 32.
+    pub max_topic_levels: usize,
+    /// Bytes of a topic or filter; a longer one is refused (0x90, 0x8f). 1 to 65535; default 1024.
+    pub max_topic_length: usize,
+    /// Bytes that wait for one slow subscriber. Beyond it QoS 0 is dropped and counted; QoS 1 and 2
+    /// are read from the log when it catches up. 4 KiB to 1 GiB, and room for one packet; default
+    /// 1 MiB.
+    pub max_queued: ByteSize,
+    /// Retained messages; one more is stored as an event but not retained, and counted. 0 to
+    /// 10,000,000; default 10,000.
+    pub max_retained: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            max_packet_size: ByteSize::kib(256),
+            max_inflight: 1024,
+            connect_timeout: Span::seconds(10),
+            max_subscriptions: 128,
+            max_topic_levels: 32,
+            max_topic_length: 1024,
+            max_queued: ByteSize::mib(1),
+            max_retained: 10_000,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            max_connections: section.bounded(
+                "max-connections",
+                default.max_connections,
+                1..=1_000_000,
+            ),
+            max_packet_size: section.bounded(
+                "max-packet-size",
+                default.max_packet_size,
+                ByteSize::kib(1)..=ByteSize::mib(16),
+            ),
+            max_inflight: section.bounded("max-inflight", default.max_inflight, 1..=u16::MAX),
+            connect_timeout: section.bounded(
+                "connect-timeout",
+                default.connect_timeout,
+                Span::milliseconds(100)..=Span::seconds(300),
+            ),
+            max_subscriptions: section.bounded(
+                "max-subscriptions",
+                default.max_subscriptions,
+                1..=100_000,
+            ),
+            max_topic_levels: section.bounded(
+                "max-topic-levels",
+                default.max_topic_levels,
+                1..=1024,
+            ),
+            max_topic_length: section.bounded(
+                "max-topic-length",
+                default.max_topic_length,
+                1..=usize::from(u16::MAX),
+            ),
+            max_queued: section.bounded(
+                "max-queued",
+                default.max_queued,
+                ByteSize::kib(4)..=ByteSize::gib(1),
+            ),
+            max_retained: section.bounded("max-retained", default.max_retained, 0..=10_000_000),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `[log]`: the events on disk.
+
+use crate::reader::Section;
+use crate::value::{ByteSize, Choice, Span};
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// Bytes on disk; when they are used up, `when-full` says what happens. At least four segments,
+    /// at most 64 TiB; default 1 GiB.
+    pub max_size: ByteSize,
+    /// Default `"reject"`.
+    pub when_full: WhenFull,
+    /// Bytes of one segment file. 64 KiB to 1 GiB; default 8 MiB.
+    pub segment_size: ByteSize,
+    /// How long events stay on disk after every sink has them. 0 s to a year; default 0 s.
+    pub retain: Span,
+    /// `[log.commit]`
+    pub commit: Commit,
+}
+
+/// What happens to a new event when the log is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// `"reject"`: the publisher is refused, or made to wait: backpressure.
+    Reject,
+}
+
+impl Choice for WhenFull {
+    const WORDS: &'static [(&'static str, Self)] = &[("reject", Self::Reject)];
+}
+
+/// `[log.commit]`: latency against wear of the flash.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit {
+    /// How long a commit waits for more events. 0 s to 1 min; default 0 s: as soon as the disk is
+    /// free.
+    pub max_delay: Span,
+    /// Bytes that end that wait, and that one commit holds at most. 4 KiB to half a segment; default
+    /// 1 MiB.
+    pub max_bytes: ByteSize,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            max_size: ByteSize::gib(1),
+            when_full: WhenFull::Reject,
+            segment_size: ByteSize::mib(8),
+            retain: Span::seconds(0),
+            commit: Commit::default(),
+        }
+    }
+}
+
+impl Default for Commit {
+    fn default() -> Self {
+        Self { max_delay: Span::seconds(0), max_bytes: ByteSize::mib(1) }
+    }
+}
+
+impl Log {
+    pub(crate) fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            max_size: section.bounded(
+                "max-size",
+                default.max_size,
+                ByteSize::kib(256)..=ByteSize::gib(64 << 10),
+            ),
+            when_full: section.or("when-full", default.when_full),
+            segment_size: section.bounded(
+                "segment-size",
+                default.segment_size,
+                ByteSize::kib(64)..=ByteSize::gib(1),
+            ),
+            retain: section.bounded(
+                "retain",
+                default.retain,
+                Span::seconds(0)..=Span::seconds(366 * 86_400),
+            ),
+            commit: section.table("commit", Commit::read),
+        }
+    }
+}
+
+impl Commit {
+    fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            max_delay: section.bounded(
+                "max-delay",
+                default.max_delay,
+                Span::seconds(0)..=Span::seconds(60),
+            ),
+            max_bytes: section.bounded(
+                "max-bytes",
+                default.max_bytes,
+                ByteSize::kib(4)..=ByteSize::mib(512),
+            ),
+        }
+    }
+}

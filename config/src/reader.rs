@@ -1,0 +1,388 @@
+//! Reads the sections of a TOML document into plain types, and goes on after a problem: one run
+//! shows all that is wrong.
+//!
+//! A section says which keys it knows by asking for them; what nobody asked for is an unknown key.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::ops::{Range, RangeInclusive};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::problem::{Position, Problem, Problems, Unfit};
+use crate::suggest;
+
+/// Bytes of a configuration; a larger file is refused.
+pub const MAX_LEN: usize = 1 << 20;
+/// Characters of a wrong value that a problem repeats.
+const MAX_SHOWN: usize = 60;
+/// Problems that are told; more are counted.
+const MAX_PROBLEMS: usize = 100;
+
+/// A value that a key can have.
+pub(crate) trait FromValue: Sized {
+    /// Takes the value, or says why it cannot be one.
+    fn from_value(value: &DeValue<'_>) -> Result<Self, Unfit>;
+}
+
+/// The text of a configuration and what was found wrong with it so far.
+pub(crate) struct Document<'d> {
+    file: &'d str,
+    text: &'d str,
+    problems: RefCell<Vec<Problem>>,
+    omitted: Cell<usize>,
+    /// The keys that were asked for and not there.
+    #[cfg(test)]
+    pub(crate) absent: RefCell<Vec<String>>,
+}
+
+/// One table of the document.
+pub(crate) struct Section<'d> {
+    document: &'d Document<'d>,
+    /// None if the document does not have it.
+    table: Option<&'d DeTable<'d>>,
+    span: Range<usize>,
+    /// `sink "cloud"`; empty for a section that is there once.
+    subject: String,
+    /// What the subject is in a key's path: `sink[1]`.
+    root: String,
+    /// The path from there: `batch`.
+    prefix: String,
+    known: RefCell<Vec<&'static str>>,
+    lenient: Cell<bool>,
+}
+
+/// Reads `text` by `read`, which is handed the top level.
+pub(crate) fn read<T>(
+    text: &str,
+    file: &str,
+    read: impl FnOnce(&Section<'_>) -> T,
+) -> Result<T, Problems> {
+    let document = Document {
+        file,
+        text,
+        problems: RefCell::default(),
+        omitted: Cell::new(0),
+        #[cfg(test)]
+        absent: RefCell::default(),
+    };
+    let result = document.read(read);
+    match result {
+        Some(result) if document.problems.borrow().is_empty() => Ok(result),
+        _ => Err(Problems::new(document.problems.into_inner(), document.omitted.get())),
+    }
+}
+
+impl Document<'_> {
+    fn read<T>(&self, read: impl FnOnce(&Section<'_>) -> T) -> Option<T> {
+        if self.text.len() > MAX_LEN {
+            let what = format!("the file has {} bytes, the limit is {MAX_LEN}", self.text.len());
+            self.problem(None, String::new(), what, String::new());
+            return None;
+        }
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        // The first only: what follows it is often its echo.
+        if let Some(error) = errors.first() {
+            let at = error.span().map(|span| span.start);
+            self.problem(
+                at,
+                String::new(),
+                format!("not TOML: {}", error.message()),
+                String::new(),
+            );
+            return None;
+        }
+        let top = Section {
+            document: self,
+            table: Some(table.get_ref()),
+            span: 0..0,
+            subject: String::new(),
+            root: String::new(),
+            prefix: String::new(),
+            known: RefCell::default(),
+            lenient: Cell::new(false),
+        };
+        Some(top.finish(read))
+    }
+
+    fn problem(&self, at: Option<usize>, key: String, what: String, expected: String) {
+        if self.problems.borrow().len() >= MAX_PROBLEMS {
+            self.omitted.set(self.omitted.get() + 1);
+            return;
+        }
+        let position = at.map(|offset| self.position(offset));
+        let file = self.file.to_owned();
+        self.problems.borrow_mut().push(Problem { file, position, key, what, expected });
+    }
+
+    fn position(&self, offset: usize) -> Position {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Position {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        }
+    }
+
+    /// The value as it was written, shortened to its first line.
+    fn shown(&self, span: Range<usize>) -> String {
+        let written = self.text.get(span).unwrap_or_default();
+        let line = written.lines().next().unwrap_or_default();
+        let short: String = line.chars().take(MAX_SHOWN).collect();
+        if short.len() < written.len() { short + "…" } else { short }
+    }
+}
+
+impl<'d> Section<'d> {
+    /// Reads the section, then complains about every key that was not asked for.
+    fn finish<T>(self, read: impl FnOnce(&Self) -> T) -> T {
+        let result = read(&self);
+        let known = self.known.take();
+        for (key, value) in self.table.into_iter().flatten() {
+            let name: &str = key.get_ref();
+            if known.contains(&name) || self.lenient.get() {
+                continue;
+            }
+            let is_table = match value.get_ref() {
+                DeValue::Table(_) => true,
+                DeValue::Array(array) => {
+                    array.iter().any(|entry| matches!(entry.get_ref(), DeValue::Table(_)))
+                }
+                _ => false,
+            };
+            let kind = if is_table { "section" } else { "key" };
+            let place = match (self.subject.as_str(), self.prefix.as_str()) {
+                ("", "") => String::new(),
+                ("", prefix) => format!("[{prefix}]: "),
+                (subject, "") => format!("{subject}: "),
+                (subject, prefix) => format!("{subject}: {prefix}: "),
+            };
+            let expected = match suggest::nearest(name, &known) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("expected {}", suggest::one_of(&known)),
+            };
+            let what = format!("{place}unknown {kind} {name:?}");
+            self.document.problem(Some(key.span().start), self.path(name), what, expected);
+        }
+        result
+    }
+
+    /// Lets unknown keys pass: which keys belong here is itself unknown after another problem.
+    pub(crate) fn pass_unknown_keys(&self) {
+        self.lenient.set(true);
+    }
+
+    /// Whether the document has `key`.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
+    /// The value of `key`, if it is there and fits.
+    pub(crate) fn get<T: FromValue>(&self, key: &'static str) -> Option<T> {
+        let value = self.find(key)?;
+        T::from_value(value.get_ref()).map_err(|unfit| self.refuse(key, unfit)).ok()
+    }
+
+    /// The value of `key`, or the default.
+    pub(crate) fn or<T: FromValue>(&self, key: &'static str, default: T) -> T {
+        self.get(key).unwrap_or(default)
+    }
+
+    /// The value of `key`, or the default; a value beyond the bounds is a problem.
+    pub(crate) fn bounded<T>(&self, key: &'static str, default: T, bounds: RangeInclusive<T>) -> T
+    where
+        T: FromValue + PartialOrd + Display,
+    {
+        let Some(value) = self.get(key) else { return default };
+        if !bounds.contains(&value) {
+            let (low, high) = (bounds.start(), bounds.end());
+            self.refuse(key, Unfit::expected(format_args!("{low} to {high}")));
+        }
+        value
+    }
+
+    /// The value of `key`, which must be there; `such_as` shows what it may look like.
+    pub(crate) fn require<T: FromValue>(&self, key: &'static str, such_as: &str) -> Option<T> {
+        if !self.has(key) {
+            self.known.borrow_mut().push(key);
+            let what = format!("{} is missing", self.named(key));
+            let expected = format!("expected {key} = {such_as}");
+            self.document.problem(Some(self.span.start), self.path(key), what, expected);
+            return None;
+        }
+        self.get(key)
+    }
+
+    /// Reads the table `key`, or the defaults where the document does not have it.
+    pub(crate) fn table<T>(&self, key: &'static str, read: impl FnOnce(&Section<'d>) -> T) -> T {
+        let value = self.find(key);
+        let table = match value.map(Spanned::get_ref) {
+            Some(DeValue::Table(table)) => Some(table),
+            Some(_) => {
+                self.refuse(key, Unfit::expected("a table"));
+                None
+            }
+            None => None,
+        };
+        let prefix =
+            if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) };
+        let section = Section {
+            document: self.document,
+            table,
+            span: value.map_or(self.span.clone(), Spanned::span),
+            subject: self.subject.clone(),
+            root: self.root.clone(),
+            prefix,
+            known: RefCell::default(),
+            lenient: Cell::new(false),
+        };
+        section.finish(read)
+    }
+
+    /// Reads each `[[key]]`; what cannot be read is left out.
+    pub(crate) fn list<T>(
+        &self,
+        key: &'static str,
+        mut read: impl FnMut(&Section<'d>) -> Option<T>,
+    ) -> Vec<T> {
+        let Some(value) = self.find(key) else { return Vec::new() };
+        let DeValue::Array(array) = value.get_ref() else {
+            let at = Some(value.span().start);
+            let what = format!("there may be several of {key:?}");
+            let expected = format!("expected [[{key}]], with double brackets");
+            self.document.problem(at, key.to_owned(), what, expected);
+            return Vec::new();
+        };
+        let mut entries = Vec::new();
+        for (index, entry) in array.iter().enumerate() {
+            let root = format!("{key}[{}]", index + 1);
+            let DeValue::Table(table) = entry.get_ref() else {
+                let at = Some(entry.span().start);
+                let what = format!("{root} = {}", self.document.shown(entry.span()));
+                self.document.problem(at, root, what, format!("expected [[{key}]]"));
+                continue;
+            };
+            let name = table.get("name").map(Spanned::get_ref).and_then(DeValue::as_str);
+            let section = Section {
+                document: self.document,
+                table: Some(table),
+                span: entry.span(),
+                subject: name.map_or_else(|| root.clone(), |name| format!("{key} {name:?}")),
+                root,
+                prefix: String::new(),
+                known: RefCell::default(),
+                lenient: Cell::new(false),
+            };
+            entries.extend(section.finish(&mut read));
+        }
+        entries
+    }
+
+    /// All keys and their values, whatever the keys are.
+    pub(crate) fn entries<T: FromValue>(&self) -> Vec<(&'d str, Result<T, Unfit>)> {
+        self.pass_unknown_keys();
+        let entries = self.table.into_iter().flatten();
+        entries
+            .map(|(key, value)| (key.get_ref().as_ref(), T::from_value(value.get_ref())))
+            .collect()
+    }
+
+    /// The value of `key` cannot stand.
+    pub(crate) fn refuse(&self, key: &str, unfit: Unfit) {
+        let found = self.table.and_then(|table| table.get(key));
+        let mut what = self.named(key);
+        if let Some(value) = found {
+            what.push_str(" = ");
+            what.push_str(&self.document.shown(value.span()));
+        }
+        self.refuse_with(key, what, unfit);
+    }
+
+    /// The same, where the value may be a secret.
+    pub(crate) fn refuse_unseen(&self, key: &str, unfit: Unfit) {
+        self.refuse_with(key, self.named(key), unfit);
+    }
+
+    fn refuse_with(&self, key: &str, mut what: String, unfit: Unfit) {
+        let found = self.table.and_then(|table| table.get(key));
+        let at = found.map_or(self.span.start, |value| value.span().start);
+        if !unfit.why.is_empty() {
+            what.push(' ');
+            what.push_str(&unfit.why);
+        }
+        self.document.problem(Some(at), self.path(key), what, unfit.expected);
+    }
+
+    /// Refuses the value of `key` where it was found unfit.
+    pub(crate) fn check(&self, key: &str, found: Result<(), Unfit>) {
+        if let Err(unfit) = found {
+            self.refuse(key, unfit);
+        }
+    }
+
+    /// Refuses the first of these values (paths from the top level) that the document has: for what
+    /// is wrong with several of them together.
+    pub(crate) fn refuse_path(&self, paths: &[&[&str]], unfit: Unfit) {
+        let found = paths.iter().find_map(|path| Some((path.join("."), self.locate(path)?)));
+        let Some((key, span)) = found else { return };
+        let mut what = format!("{key} = {}", self.document.shown(span.clone()));
+        if !unfit.why.is_empty() {
+            what.push(' ');
+            what.push_str(&unfit.why);
+        }
+        self.document.problem(Some(span.start), key, what, unfit.expected);
+    }
+
+    /// Something is wrong with the document as a whole.
+    pub(crate) fn refuse_document(&self, key: &str, what: &str, expected: &str) {
+        self.document.problem(None, key.to_owned(), what.to_owned(), expected.to_owned());
+    }
+
+    fn locate(&self, path: &[&str]) -> Option<Range<usize>> {
+        let (key, tables) = path.split_last()?;
+        let table = tables
+            .iter()
+            .try_fold(self.table?, |table, name| table.get(*name)?.get_ref().as_table())?;
+        table.get(*key).map(Spanned::span)
+    }
+
+    fn find(&self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
+        self.known.borrow_mut().push(key);
+        let found = self.table.and_then(|table| table.get(key));
+        #[cfg(test)]
+        if found.is_none() {
+            self.document.absent.borrow_mut().push(self.path(key));
+        }
+        found
+    }
+
+    /// The key for a person: `sink "cloud": batch.max-age`.
+    fn named(&self, key: &str) -> String {
+        let dotted =
+            if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) };
+        if self.subject.is_empty() { dotted } else { format!("{}: {dotted}", self.subject) }
+    }
+
+    /// The key for a program: `sink[1].batch.max-age`.
+    fn path(&self, key: &str) -> String {
+        let parts = [self.root.as_str(), self.prefix.as_str(), key];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        parts.join(".")
+    }
+}
+
+/// The names of a list, each of which must be another.
+#[derive(Default)]
+pub(crate) struct Names(BTreeSet<String>);
+
+impl Names {
+    /// Takes `name`, if it is not taken.
+    pub(crate) fn take(&mut self, name: &str) -> Result<(), Unfit> {
+        if self.0.insert(name.to_owned()) {
+            return Ok(());
+        }
+        Err(Unfit::because("is taken by one before").so("expected a name of its own"))
+    }
+}

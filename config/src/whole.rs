@@ -1,0 +1,155 @@
+//! The whole file: its sections, and what must be true of them together.
+
+use crate::admin::{Admin, LogOutput};
+use crate::alert::Alert;
+use crate::gateway::{EventType, Gateway};
+use crate::limits::Limits;
+use crate::listener::{self, Listener};
+use crate::log::Log;
+use crate::problem::{Problems, Unfit};
+use crate::reader::{self, Names, Section};
+use crate::sink::{Bus, Sink};
+
+/// The whole file. The default has no listener, which is enough for code but not for a file.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Config {
+    /// `[gateway]`
+    pub gateway: Gateway,
+    /// `[[listener]]`: where events come in; at least one.
+    pub listeners: Vec<Listener>,
+    /// `[limits]`: what one client, and all of them, may use.
+    pub limits: Limits,
+    /// `[log]`: the events on disk.
+    pub log: Log,
+    /// `[[event-type]]`: the CloudEvents type by topic.
+    pub event_types: Vec<EventType>,
+    /// `[[sink]]`: where events go.
+    pub sinks: Vec<Sink>,
+    /// `[[alert]]`: rules over the events.
+    pub alerts: Vec<Alert>,
+    /// `[admin]`: health, metrics, status.
+    pub admin: Admin,
+    /// `[log-output]`: what the daemon says about itself.
+    pub log_output: LogOutput,
+}
+
+impl Config {
+    /// Reads a configuration of at most [`reader::MAX_LEN`] bytes. `file` is what problems call it.
+    ///
+    /// # Errors
+    /// The first syntax error, or all that is wrong with the keys and their values.
+    pub fn from_toml(text: &str, file: &str) -> Result<Self, Problems> {
+        reader::read(text, file, Self::read)
+    }
+
+    pub(crate) fn read(top: &Section<'_>) -> Self {
+        let mut addresses = Vec::new();
+        let (mut sinks, mut alerts) = (Names::default(), Names::default());
+        let config = Self {
+            gateway: top.table("gateway", Gateway::read),
+            listeners: top.list("listener", |section| Listener::read(section, &mut addresses)),
+            limits: top.table("limits", Limits::read),
+            log: top.table("log", Log::read),
+            event_types: top.list("event-type", EventType::read),
+            sinks: top.list("sink", |section| Sink::read(section, &mut sinks)),
+            alerts: top.list("alert", |section| Alert::read(section, &mut alerts)),
+            admin: top.table("admin", Admin::read),
+            log_output: top.table("log-output", LogOutput::read),
+        };
+        config.check_together(top);
+        config
+    }
+
+    /// What one section asks of another.
+    fn check_together(&self, top: &Section<'_>) {
+        if !top.has("listener") {
+            top.refuse_document(
+                "listener",
+                "there is no [[listener]]: no event could come in",
+                "expected [[listener]] with type = \"mqtt\" and bind = \"127.0.0.1:1883\"",
+            );
+        }
+        let (log, limits) = (&self.log, &self.limits);
+        let (segment, commit) = (log.segment_size, log.commit.max_bytes);
+        let packet = limits.max_packet_size;
+        if log.max_size.0 / 4 < segment.0 {
+            let why = format!("leaves room for fewer than 4 segments of {segment}");
+            let so = format!(
+                "expected a max-size of at least 4 × segment-size, or a smaller segment-size (max-size is {})",
+                log.max_size
+            );
+            top.refuse_path(
+                &[&["log", "max-size"], &["log", "segment-size"]],
+                Unfit::because(why).so(so),
+            );
+        }
+        if segment.0 / 2 < commit.0 {
+            let why = format!("leaves a segment ({segment}) too small for two commits of {commit}");
+            let so = "expected a segment-size of at least 2 × commit.max-bytes";
+            top.refuse_path(
+                &[&["log", "segment-size"], &["log", "commit", "max-bytes"]],
+                Unfit::because(why).so(so),
+            );
+        }
+        if commit < packet {
+            let why = format!("leaves a commit ({commit}) too small for a packet of {packet}");
+            let so = "expected limits.max-packet-size to be at most log.commit.max-bytes";
+            top.refuse_path(
+                &[&["log", "commit", "max-bytes"], &["limits", "max-packet-size"]],
+                Unfit::because(why).so(so),
+            );
+        }
+        if limits.max_queued < packet {
+            let why = format!("has no room for one packet of {packet}");
+            let so = "expected at least max-packet-size";
+            top.refuse_path(
+                &[&["limits", "max-queued"], &["limits", "max-packet-size"]],
+                Unfit::because(why).so(so),
+            );
+        }
+        if let Some(level) = self.gateway.device_level
+            && !(1..=limits.max_topic_levels).contains(&level)
+        {
+            let unfit = Unfit::expected(format_args!(
+                "1 to {} (limits.max-topic-levels)",
+                limits.max_topic_levels
+            ));
+            top.refuse_path(&[&["gateway", "device-level"]], unfit);
+        }
+        let admin = self.admin.bind;
+        let clash =
+            self.listeners.iter().map(Listener::bind).find(|bind| listener::collide(*bind, admin));
+        if let Some(bind) = clash {
+            let why =
+                format!("leaves [admin] on {admin} and a listener on {bind} with one address");
+            top.refuse_path(&[&["admin", "bind"], &["listener"]], Unfit::because(why));
+        }
+    }
+
+    /// What may be meant and may be a mistake, each in one line.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for Listener::Mqtt { bind, allow_anonymous } in &self.listeners {
+            if *allow_anonymous && !bind.ip().is_loopback() {
+                warnings.push(format!("the listener on {bind} lets everybody in who can reach it"));
+            }
+        }
+        if !self.admin.bind.ip().is_loopback() {
+            let bind = self.admin.bind;
+            warnings.push(format!("[admin] on {bind} shows metrics and status to everybody"));
+        }
+        if self.sinks.is_empty() {
+            warnings.push("there is no [[sink]]: events are not forwarded".to_owned());
+        }
+        for sink in &self.sinks {
+            let Bus::Http(http) = &sink.bus;
+            let secret = http.bearer_token_file.is_some()
+                || http.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
+            if secret && http.url.starts_with("http://") {
+                let name = &sink.name;
+                warnings.push(format!("sink {name:?} sends its login unencrypted: http://"));
+            }
+        }
+        warnings
+    }
+}

@@ -1,0 +1,60 @@
+//! How a command fails: one clear message and an exit status of `sysexits.h`.
+
+use std::fmt;
+use std::io;
+
+/// Why a command ends without success. `Display` gives the message alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// One of the `EX_` constants.
+    pub code: u8,
+    /// What failed, on what, and what to do about it; a line, or a few.
+    pub message: String,
+}
+
+impl Failure {
+    /// The command was called wrongly.
+    pub const EX_USAGE: u8 = 64;
+    /// What was read is not what it should be.
+    pub const EX_DATAERR: u8 = 65;
+    /// A file to be read is not there, or not readable.
+    pub const EX_NOINPUT: u8 = 66;
+    /// Something that is needed is not to be had: a task died, a peer does not answer.
+    pub const EX_UNAVAILABLE: u8 = 69;
+    /// A mistake in the program.
+    pub const EX_SOFTWARE: u8 = 70;
+    /// The system refused something ordinary: a thread, a socket.
+    pub const EX_OSERR: u8 = 71;
+    /// A file or directory cannot be created.
+    pub const EX_CANTCREAT: u8 = 73;
+    /// Reading or writing failed.
+    pub const EX_IOERR: u8 = 74;
+    /// Something is not allowed.
+    pub const EX_NOPERM: u8 = 77;
+    /// The configuration is wrong.
+    pub const EX_CONFIG: u8 = 78;
+
+    /// A failure with this exit status.
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// A file that cannot be read: `what` names it.
+    pub fn unreadable(what: impl fmt::Display, error: &io::Error) -> Self {
+        let code = match error.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::IsADirectory => Self::EX_NOINPUT,
+            _ => Self::EX_IOERR,
+        };
+        Self::new(code, format!("{what}: {error}"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
