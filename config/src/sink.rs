@@ -25,6 +25,10 @@ pub struct Sink {
     pub max_in_flight: usize,
     /// `retry.*`
     pub retry: Retry,
+    /// `rate.*`
+    pub rate: Rate,
+    /// `dead-letter.*`
+    pub dead_letter: DeadLetter,
     /// The bus and what it needs.
     pub bus: Bus,
 }
@@ -96,9 +100,32 @@ pub struct Retry {
     pub max: Span,
 }
 
+/// `rate.*`: what the sink may take of the uplink, so that a backlog does not flood it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rate {
+    /// Events a second. 1 to 1,000,000,000; default: no limit.
+    pub max_events: Option<u64>,
+    /// Bytes of request bodies a second, as they travel. 1 KiB to 1 TiB; default: no limit.
+    pub max_bytes: Option<ByteSize>,
+}
+
+/// `dead-letter.*`: where events go that the bus will never take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    /// Bytes on disk; when they are used up, the sink waits until there is room. 1 MiB to 1 TiB;
+    /// default 64 MiB.
+    pub max_size: ByteSize,
+}
+
 impl Default for Batch {
     fn default() -> Self {
         Self { max_events: 1000, max_bytes: ByteSize::mib(1), max_age: Span::seconds(1) }
+    }
+}
+
+impl Default for DeadLetter {
+    fn default() -> Self {
+        Self { max_size: ByteSize::mib(64) }
     }
 }
 
@@ -126,6 +153,8 @@ impl Sink {
             batch: Batch::default(),
             max_in_flight: 4,
             retry: Retry::default(),
+            rate: Rate::default(),
+            dead_letter: DeadLetter::default(),
             bus,
         }
     }
@@ -153,12 +182,16 @@ impl Sink {
         let batch = section.table("batch", Batch::read);
         let max_in_flight = section.bounded("max-in-flight", 4, 1..=64);
         let retry = section.table("retry", Retry::read);
+        let rate = section.table("rate", Rate::read);
+        let dead_letter = section.table("dead-letter", DeadLetter::read);
         let default = Self::new(name?, bus?);
         Some(Self {
             topics: topics.unwrap_or(default.topics),
             batch,
             max_in_flight,
             retry,
+            rate,
+            dead_letter,
             ..default
         })
     }
@@ -262,6 +295,25 @@ impl Retry {
             section.refuse(key, Unfit::because(why));
         }
         Self { initial, max }
+    }
+}
+
+impl Rate {
+    fn read(section: &Section<'_>) -> Self {
+        let bytes = ByteSize::kib(1)..=ByteSize(1 << 40);
+        let max_events = section.bounded("max-events", 1, 1..=1_000_000_000);
+        let max_bytes = section.bounded("max-bytes", ByteSize::kib(1), bytes);
+        Self {
+            max_events: section.has("max-events").then_some(max_events),
+            max_bytes: section.has("max-bytes").then_some(max_bytes),
+        }
+    }
+}
+
+impl DeadLetter {
+    fn read(section: &Section<'_>) -> Self {
+        let bounds = ByteSize::mib(1)..=ByteSize(1 << 40);
+        Self { max_size: section.bounded("max-size", Self::default().max_size, bounds) }
     }
 }
 
