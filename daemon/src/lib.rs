@@ -22,6 +22,8 @@ pub mod services;
 pub mod state;
 // what an operator sees,
 pub mod admin;
+// what the daemon says,
+pub mod logging;
 // who owns the tasks,
 pub mod supervise;
 // what time it is,
