@@ -1,1 +1,24 @@
-//! x
+//! What the system tests and the benchmark are made of. They drive the real binary from outside:
+//! start, act, disturb, stop, assert.
+
+// The programs under test, each with its own directory:
+pub mod process;
+pub mod site;
+// the gateway, with a config written for the test,
+pub mod gateway;
+// and the upstream that comes with it.
+pub mod receiver;
+
+// What acts on them: publishers that remember what was acknowledged,
+pub mod load;
+// a client that may say anything, valid or not,
+pub mod wire;
+// MQTT packets as bytes, for both,
+pub mod packet;
+// and other people's clients.
+pub mod clients;
+
+// How a test asks: over HTTP,
+pub mod http;
+// and again, until a limit.
+pub mod wait;

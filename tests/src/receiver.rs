@@ -1,0 +1,123 @@
+//! The upstream under test, and a sink that leads to it.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use crate::http;
+use crate::process::Process;
+use crate::site::{Site, free_port};
+use crate::wait::{LATER, SOON};
+
+/// `tidegate receiver`, and its directory.
+#[derive(Debug)]
+pub struct Receiver {
+    site: Site,
+    port: u16,
+    process: Process,
+}
+
+/// Events asked for at once.
+const PAGE: u64 = 1000;
+
+impl Receiver {
+    /// Starts one on a port that stays its own.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::start_at(Site::new())
+    }
+
+    /// Starts one in `site`.
+    #[track_caller]
+    pub fn start_at(site: Site) -> Self {
+        let port = free_port();
+        let process = run(&site, port);
+        Self { site, port, process }
+    }
+
+    /// A `[[sink]]` named `cloud` that leads here, quick enough for a test. What comes after it
+    /// belongs to the sink.
+    pub fn sink(&self) -> String {
+        let url = format!("http://127.0.0.1:{}/events", self.port);
+        format!(
+            "[[sink]]\nname = \"cloud\"\ntype = \"http\"\nurl = \"{url}\"\n\
+             batch.max-age = \"20ms\"\nretry.initial = \"50ms\"\nretry.max = \"500ms\"\n"
+        )
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Kills it at once.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// Stops it in order.
+    ///
+    /// # Panics
+    /// When it does not end with exit code 0.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.process.stop(LATER);
+    }
+
+    /// Starts it again, with the same data on the same port.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.process = run(&self.site, self.port);
+    }
+
+    /// `/api/summary`.
+    #[track_caller]
+    pub fn summary(&self) -> Value {
+        http::get_json(self.address(), "/api/summary")
+    }
+
+    /// A number of `/api/summary`.
+    #[track_caller]
+    pub fn count(&self, name: &str) -> u64 {
+        let summary = self.summary();
+        summary[name].as_u64().unwrap_or_else(|| panic!("no number {name} in {summary}"))
+    }
+
+    /// How many events it keeps.
+    #[track_caller]
+    pub fn stored(&self) -> u64 {
+        self.count("events")
+    }
+
+    /// Every event it keeps, in the order of arrival.
+    #[track_caller]
+    pub fn events(&self) -> Vec<Value> {
+        let mut events = Vec::new();
+        loop {
+            let from = events.len();
+            let page =
+                http::get_json(self.address(), &format!("/api/events?from={from}&limit={PAGE}"));
+            let found = page["events"].as_array().cloned().unwrap_or_default();
+            if found.is_empty() {
+                return events;
+            }
+            events.extend(found);
+        }
+    }
+}
+
+#[track_caller]
+fn run(site: &Site, port: u16) -> Process {
+    let bind = format!("127.0.0.1:{port}");
+    let data = site.path().join("received");
+    let mut command = site.tidegate(["receiver", "--bind", &bind, "--data-dir"]);
+    command.arg(data);
+    let mut process = Process::start("receiver", command, site.path());
+    process.line("listening http ", SOON);
+    process
+}

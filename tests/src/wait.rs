@@ -1,0 +1,36 @@
+//! Waiting is for a condition, with a limit.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what takes milliseconds on an idle machine.
+pub const SOON: Duration = Duration::from_secs(10);
+/// How long a test waits for what moves a lot of data.
+pub const LATER: Duration = Duration::from_secs(60);
+
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Returns when `condition` holds.
+///
+/// # Panics
+/// When it does not within `limit`; `what` is part of the message.
+#[track_caller]
+pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    wait_for(what, limit, || condition().then_some(()));
+}
+
+/// Returns what `attempt` found, as soon as it finds something.
+///
+/// # Panics
+/// When it finds nothing within `limit`; `what` is part of the message.
+#[track_caller]
+pub fn wait_for<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = attempt() {
+            return found;
+        }
+        assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
+        thread::park_timeout(PAUSE);
+    }
+}
