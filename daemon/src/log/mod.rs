@@ -1,15 +1,152 @@
-//! The log (specification to be written here).
+//! The log: events on disk, in order, before anybody is told that they are.
+//!
+//! # Constraints
+//!
+//! - An appender is answered after an fdatasync that covers its block. All that wait for the disk are
+//!   answered by one (group commit).
+//! - LSNs count events, from 1, without gaps. An event keeps its LSN and so its id for good.
+//! - Opening never needs a person: what cannot be used is set aside, what cannot be read is entered in
+//!   the loss ledger, the rest is served. Only a newer format, a second process, or a directory that
+//!   cannot be used refuses.
+//! - Memory: two frames, and at most 4 × `max_bytes` of blocks that wait. It does not grow with the
+//!   backlog. Damage holds the rest of one segment (at most 64 MiB) in memory while it is searched.
+//! - Disk: `max_size`, over all segment files.
+//!
+//! # On disk
+//!
+//! One directory a lane: `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`, `ledger`, `lock`,
+//! `quarantine/`. Integers are little-endian; checksums are CRC-32C.
+//!
+//! A **segment** begins with two copies of its header, one in each of its first two sectors of 512
+//! bytes; either will do:
+//!
+//! ```text
+//! magic "tidegate" | format version u32 (1) | lane u32 | epoch u64 | sequence u64
+//! | first LSN u64 | salt u64 | zeros up to 60 | CRC u32 of the 60 bytes before
+//! ```
+//!
+//! The epoch is drawn when the log is created and is the same in all its segments; the sequence
+//! counts attempts to create a segment; the salt is drawn for each segment. Magic, version and
+//! checksum keep their places in every later version.
+//!
+//! A **frame** is one group commit:
+//!
+//! ```text
+//! magic "TGF1" | payload length u32 | events u32 | flags u32 | LSN of the first event u64
+//! | CRC u32 of the salt, the 24 bytes before, the payload | payload: blocks (`tidegate_event::record`)
+//! ```
+//!
+//! Flags: bit 0, an event is to be retained; bits 8 to 15, compression of the payload (0, none; no
+//! other yet). The salt ties a frame to its segment: bytes of an older use of the same disk blocks, or
+//! a frame inside a payload, do not verify. So segments may be preallocated or recycled. The log ends at
+//! the first frame that does not verify with none behind it that does.
+//!
+//! # Writing
+//!
+//! [`Log::append`] copies a block behind those that wait. One thread takes what waits as a frame of at
+//! most `max_bytes` (a larger block has a frame of its own), writes it with one write and one fdatasync,
+//! publishes it to the readers, and answers its appenders. Meanwhile the next frame fills: the slower
+//! the disk, the larger the groups. `max_delay` makes a frame wait for more. Each frame is synced before
+//! the next is written, so a crash can tear the last frame only, and a bad frame with good ones
+//! behind it is damage.
+//!
+//! A segment that a frame would take beyond `segment_size` is followed by a new one: created, header
+//! written, fdatasync, directory fsync; then the frame.
+//!
+//! After a failed write or fdatasync nobody knows what the file holds. The segment is abandoned, cut
+//! behind its last durable frame if the disk lets us, and the frame is tried once more in a new segment,
+//! under the same LSNs. **A segment overrides those of lower sequence from its first LSN on.** If that
+//! fails too, the frame and all that wait are not stored ([`NotStored`]), and appenders are refused
+//! ([`Append::Unavailable`]) while the writer probes, after 100 ms and then ever later up to 10 s,
+//! by creating a segment. A full disk (ENOSPC) is the same case.
+//!
+//! # Reading
+//!
+//! A [`Reader`] holds one segment file open and reads large pieces, up to the last durable frame,
+//! checking each frame. Damage is searched for the next good frame, copied to `quarantine/`, entered
+//! in the ledger, and answered as [`Read::Lost`]; so is a segment file that vanished. A sector that
+//! the disk cannot read is damage.
+//!
+//! # Releasing
+//!
+//! [`Log::release`] unlinks segments below an LSN, the oldest first, and syncs the directory behind
+//! each. The newest segment always stays, because LSNs and epoch go on from it; when appenders lack room
+//! while all is released, the writer begins a new one, so that the last one can go too.
+//!
+//! # Recovery
+//!
+//! The directory is locked. All headers are read; a newer version refuses, before anything is
+//! changed. Set aside in `quarantine/`: files with other names, segments of another lane or epoch,
+//! segments too short for a header. A segment whose two header copies are damaged is set aside too, with the
+//! LSNs that it may have held in the ledger; LSNs go on behind them.
+//!
+//! What an older segment holds follows from the first LSN of the next; its frames are checked when
+//! they are read. Where a sequence is missing the segment before is read to its end, and a gap is entered
+//! in the ledger. The newest segment is read to its end: a bad frame with good ones behind it is copied to
+//! `quarantine/` and entered in the ledger; a bad frame with none behind it is a torn tail, and is cut.
+//! Then it is fdatasync'd, and only then served: what a crash of the process alone left in the page
+//! cache was not yet durable.
+//!
+//! # What a crash loses
+//!
+//! No event that was answered. Events that were not may be there or not, as with any lost answer. If the
+//! very last frame is damaged *and* the process crashed, it cannot be told from a torn tail: it is cut,
+//! and nothing is entered in the ledger.
 
-mod storage;
+// One group commit on disk,
+mod frame;
+// many of them in a file, many files in a table,
+mod segment;
+// read one after the other, past damage.
+mod scan;
+// Appenders leave blocks here,
+mod queue;
+// one thread makes them durable,
+mod writer;
+// and readers follow.
+mod reader;
+// What all of them share; what is lost, what is set aside, what opening does.
+mod ledger;
+mod quarantine;
+mod recovery;
+mod shared;
+// The disk.
+pub mod storage;
 
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tidegate_event::{BlockBuilder, EventId, Lane, Lsn};
+use tokio::sync::{oneshot, watch};
+use tracing::info;
 
-pub use storage::Storage;
+pub use ledger::{Ledger, Loss, Reason};
+pub use reader::{Chunk, Frame, Read, ReadError, Reader};
+pub use storage::{FileSystem, Storage};
+
+use quarantine::Quarantine;
+use queue::{Bounds, Queue, Refusal};
+use recovery::{Place, Recovered};
+use shared::Shared;
+use writer::Writer;
+
+const LOCK: &str = "lock";
+const LEDGER: &str = "ledger";
+/// A smaller `max_size` counts as this one.
+const LEAST_SIZE: u64 = 256 << 10;
+/// A larger `segment_size` counts as this one.
+const LARGEST_SEGMENT: u64 = 64 << 20;
 
 /// How a log is kept.
 #[derive(Debug, Clone)]
@@ -18,26 +155,43 @@ pub struct Options {
     pub dir: PathBuf,
     /// Its lane.
     pub lane: Lane,
-    /// Bytes on disk beyond which [`Log::append`] answers [`Append::Full`].
+    /// Bytes on disk beyond which [`Log::append`] answers [`Append::Full`]; at least 256 KiB.
     pub max_size: u64,
-    /// Bytes of a segment file.
+    /// Bytes of a segment file: at most 64 MiB, and at most a quarter of `max_size`, so that space
+    /// comes back while the log is in use.
     pub segment_size: u64,
     /// How long a commit waits for more events.
     pub max_delay: Duration,
-    /// Bytes of blocks that end that wait, and that one frame holds at most.
+    /// Bytes of blocks that end that wait, and that one frame holds at most: at most a quarter of a
+    /// segment. A larger block has a frame of its own.
     pub max_bytes: usize,
 }
 
-/// One lane's log. Shared: appenders, readers and the writer thread each hold it.
+impl Options {
+    fn bounds(&self) -> Bounds {
+        let max_size = self.max_size.max(LEAST_SIZE);
+        let least = LEAST_SIZE / 4;
+        let segment_size = self.segment_size.clamp(least, LARGEST_SEGMENT).min(max_size / 4);
+        let max_bytes = self.max_bytes.clamp(1, (segment_size / 4) as usize);
+        Bounds { max_size, segment_size, max_bytes, max_delay: self.max_delay }
+    }
+}
+
+/// One lane's log. Shared: appenders, readers and the writer thread each hold it. Dropping it commits
+/// what waits, and waits for that; [`Log::close`] does so without blocking.
 #[derive(Debug)]
-pub struct Log {}
+pub struct Log {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
 
 /// What [`Log::append`] did with a block.
 #[derive(Debug)]
 pub enum Append {
     /// It waits for the next commit.
     Accepted(Commit),
-    /// There is no room: the block was not taken. [`Log::room`] says when to try again.
+    /// There is no room, on disk (`max_size`) or among the blocks that wait for it (4 × `max_bytes`):
+    /// the block was not taken. [`Log::room`] says when to try again.
     Full,
     /// The disk does not take writes: the block was not taken. [`Log::room`] says when to try again.
     Unavailable,
@@ -45,19 +199,17 @@ pub enum Append {
 
 /// Resolves when the block's fate is known: its LSNs once an fdatasync covers it.
 #[derive(Debug)]
-pub struct Commit {}
+pub struct Commit(oneshot::Receiver<queue::Answer>);
 
-impl std::future::Future for Commit {
+impl Future for Commit {
     type Output = Result<RangeInclusive<Lsn>, NotStored>;
-    fn poll(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        todo!()
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(NotStored)))
     }
 }
 
-/// The commit failed: none of the block's events is in the log, none may be acknowledged.
+/// The commit failed: none of the block's events may be acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the event could not be written to disk")]
 pub struct NotStored;
@@ -65,18 +217,55 @@ pub struct NotStored;
 /// What opening a log found and did.
 #[derive(Debug, Default)]
 pub struct Recovery {
-    /// LSNs that cannot be read: damaged and set aside, entered in the ledger.
+    /// LSNs that cannot be read: damaged and set aside, or missing; entered in the ledger.
     pub quarantined: Vec<RangeInclusive<Lsn>>,
     /// Bytes of a torn tail that were cut.
     pub torn_bytes: u64,
+    /// Files that were moved to `quarantine/`.
+    pub set_aside: Vec<PathBuf>,
 }
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {}
+pub enum OpenError {
+    /// The file system refused.
+    #[error("{path}: cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has the log open.
+    #[error("{path}: in use by another process, which has to stop first")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// A segment is of a format that this version does not know. Nothing was changed.
+    #[error(
+        "{path}: written by a newer version of tidegate (log format {version}, this one reads up to \
+         {}); install that version again",
+        segment::VERSION
+    )]
+    Newer {
+        /// The segment file.
+        path: PathBuf,
+        /// Its format version.
+        version: u32,
+    },
+}
+
+impl OpenError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.into(), source }
+    }
+}
 
 /// What a log holds.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Bytes on disk.
     pub bytes: u64,
@@ -94,114 +283,164 @@ impl Log {
         storage: Arc<dyn Storage>,
         options: Options,
     ) -> Result<(Arc<Self>, Recovery), OpenError> {
-        let _ = (storage, options);
-        todo!()
+        let dir = options.dir.clone();
+        let (log, writer, recovery) = Self::open_unstarted(storage, options)?;
+        let thread = std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || writer.run())
+            .map_err(OpenError::io("start the writer of", &dir))?;
+        *log.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok((Arc::new(log), recovery))
     }
 
-    /// Hands a block to the writer. Never waits for the disk.
+    /// Opens the log, without a thread for its writer.
+    fn open_unstarted(
+        storage: Arc<dyn Storage>,
+        options: Options,
+    ) -> Result<(Self, Writer, Recovery), OpenError> {
+        let dir = &options.dir;
+        storage.create_dir(dir).map_err(OpenError::io("create", dir))?;
+        let lock = dir.join(LOCK);
+        let lock = match storage.lock(&lock).map_err(OpenError::io("lock", &lock))? {
+            Some(lock) => lock,
+            None => return Err(OpenError::Locked { path: lock }),
+        };
+        let quarantine = Quarantine::new(Arc::clone(&storage), dir);
+        let ledger = open_ledger(&storage, dir, &quarantine)?;
+        let place = Place {
+            storage: &storage,
+            dir,
+            lane: options.lane,
+            ledger: &ledger,
+            quarantine: &quarantine,
+        };
+        let recovered = place.recover()?;
+        let Recovered { epoch, table, next, sequence, active, report } = recovered;
+        let committed = next - 1;
+        let bytes = table.bytes();
+        info!(
+            dir = %dir.display(), segments = table.0.len(), bytes, last = committed,
+            torn_bytes = report.torn_bytes, lost = report.quarantined.len(),
+            set_aside = report.set_aside.len(), "log opened"
+        );
+        let shared = Arc::new(Shared {
+            storage,
+            epoch,
+            lane: options.lane,
+            queue: Queue::new(options.bounds()),
+            dir: options.dir,
+            table: RwLock::new(table),
+            bytes: AtomicU64::new(bytes),
+            committed: AtomicU64::new(committed),
+            watch: watch::Sender::new(committed),
+            released: AtomicU64::new(0),
+            ledger,
+            quarantine,
+            stopped: watch::Sender::new(false),
+        });
+        let writer = Writer::new(Arc::clone(&shared), active, next, sequence, lock);
+        Ok((Self { shared, writer: Mutex::new(None) }, writer, report))
+    }
+
+    /// Hands a block to the writer. Never waits for the disk. A block of more than a quarter of
+    /// `max_size` may never fit.
     pub fn append(&self, block: &mut BlockBuilder) -> Append {
-        let _ = block;
-        todo!()
+        let flags = if block.has_retained() { frame::HAS_RETAINED } else { 0 };
+        let (count, on_disk) = (block.count(), self.shared.bytes());
+        match self.shared.queue.append(block.finish(), count, flags, on_disk) {
+            Ok(commit) => Append::Accepted(Commit(commit)),
+            Err(Refusal::Full) => {
+                self.shared.roll_if_drained();
+                Append::Full
+            }
+            Err(Refusal::Unavailable) => Append::Unavailable,
+        }
     }
 
-    /// Resolves when it is worth trying [`Log::append`] again after it was refused.
+    /// Resolves when it is worth trying [`Log::append`] again after it was refused; never, once the
+    /// log is closed.
     pub async fn room(&self) {
-        todo!()
+        self.shared.queue.room(|| self.shared.bytes()).await;
     }
 
     /// The newest durable LSN; 0 when there never was one.
     pub fn committed(&self) -> Lsn {
-        todo!()
+        self.shared.committed()
     }
 
     /// Follows [`Log::committed`].
-    pub fn watch(&self) -> tokio::sync::watch::Receiver<Lsn> {
-        todo!()
+    pub fn watch(&self) -> watch::Receiver<Lsn> {
+        self.shared.watch.subscribe()
     }
 
     /// The id of the event at `lsn`.
     pub fn id(&self, lsn: Lsn) -> EventId {
-        let _ = lsn;
-        todo!()
+        EventId { epoch: self.shared.epoch, lane: self.shared.lane, lsn }
     }
 
-    /// A reader whose first event is the one at `from`, or the oldest after it.
+    /// A reader whose first event is the one at `from`, or the oldest after it. A `from` beyond
+    /// the next LSN belongs to another log: then it begins with the oldest event.
     pub fn reader(self: &Arc<Self>, from: Lsn) -> Reader {
-        let _ = from;
-        todo!()
+        Reader::new(Arc::clone(&self.shared), from)
     }
 
-    /// Nobody needs events below `before` any more: segments that hold no others are removed.
+    /// Nobody needs events below `before` any more: segments that hold no others are removed. Waits
+    /// for the file system, a few milliseconds a segment.
     pub fn release(&self, before: Lsn) {
-        let _ = before;
-        todo!()
+        self.shared.released.fetch_max(before, Ordering::AcqRel);
+        self.shared.remove_released();
+        self.shared.roll_if_drained();
+        self.shared.queue.released();
     }
 
     /// What it holds now.
     pub fn usage(&self) -> Usage {
-        todo!()
+        let table = self.shared.table();
+        let last = self.shared.committed();
+        Usage {
+            bytes: self.shared.bytes(),
+            first: table.oldest().unwrap_or(last + 1),
+            last,
+            segments: table.0.len(),
+        }
+    }
+
+    /// The loss ledger's entries, oldest first.
+    pub fn losses(&self) -> Vec<Loss> {
+        self.shared.ledger.entries()
     }
 
     /// Commits what waits, then stops the writer; later appends answer [`Append::Unavailable`].
     pub async fn close(&self) {
-        todo!()
+        self.shared.queue.close();
+        // The sender lives as long as this log.
+        let _ = self.shared.stopped.subscribe().wait_for(|stopped| *stopped).await;
     }
 }
 
-/// Reads durable frames in order. Blocking file reads, of pages that are usually cached.
-#[derive(Debug)]
-pub struct Reader {}
-
-/// What [`Reader::read`] found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Read {
-    /// The chunk holds at least one frame.
-    Frames,
-    /// There is nothing newer yet.
-    Tail,
-    /// These LSNs are gone (released, quarantined, or damaged since); the reader stands behind them.
-    Lost(RangeInclusive<Lsn>),
-}
-
-/// Why a read failed: the file system refused. The reader stands where it stood.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {}
-
-impl Reader {
-    /// Fills `chunk` with the frames that follow, up to about `max_bytes` and at least one frame.
-    /// Frames begin at a commit's first event, so the first frame after [`Log::reader`] may hold
-    /// events below `from`: [`Frame::events`] passes over them.
-    pub fn read(&mut self, chunk: &mut Chunk, max_bytes: usize) -> Result<Read, ReadError> {
-        let _ = (chunk, max_bytes);
-        todo!()
-    }
-
-    /// The LSN that comes next.
-    pub fn position(&self) -> Lsn {
-        todo!()
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // A panic there was reported by the panic hook.
+            let _ = writer.join();
+        }
     }
 }
 
-/// Frames in memory, in a buffer that is used again.
-#[derive(Debug, Default)]
-pub struct Chunk {}
-
-/// One commit's events.
-#[derive(Debug, Clone, Copy)]
-pub struct Frame<'a> {
-    /// The id of the first event.
-    pub first: EventId,
-    /// How many events.
-    pub count: u32,
-    /// Whether one of them is to be retained.
-    pub has_retained: bool,
-    /// Its blocks (`tidegate_event::record`).
-    pub payload: &'a [u8],
-}
-
-impl Chunk {
-    /// The frames in order.
-    pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
-        std::iter::empty()
-    }
+/// Opens the ledger; one that cannot be read is set aside.
+fn open_ledger(
+    storage: &Arc<dyn Storage>,
+    dir: &Path,
+    quarantine: &Quarantine,
+) -> Result<Ledger, OpenError> {
+    let path = dir.join(LEDGER);
+    let open = || Ledger::open(Arc::clone(storage), path.clone());
+    open()
+        .or_else(|error| {
+            quarantine.set_aside(LEDGER, &error.to_string());
+            open()
+        })
+        .map_err(OpenError::io("read", &path))
 }

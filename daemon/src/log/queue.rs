@@ -1,0 +1,309 @@
+//! Between the appenders and the writer: frames that fill while the one before them is synced.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tidegate_event::Lsn;
+use tokio::sync::{Notify, oneshot};
+
+use super::{NotStored, frame, segment};
+
+/// Blocks that wait may take this many times `max_bytes` before appenders are refused.
+const WAITING: usize = 4;
+/// Emptied frames kept for the next ones: while one is written, one fills.
+const SPARE: usize = 2;
+
+/// What becomes of a block.
+pub(super) type Answer = Result<RangeInclusive<Lsn>, NotStored>;
+
+/// A frame that fills. The front of `bytes` is left free for its header.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) bytes: Vec<u8>,
+    pub(super) count: u32,
+    pub(super) flags: u32,
+    waiting: Vec<(u32, oneshot::Sender<Answer>)>,
+    since: Instant,
+}
+
+impl Batch {
+    fn new() -> Self {
+        Self {
+            bytes: vec![0; frame::HEADER_LEN],
+            count: 0,
+            flags: 0,
+            waiting: Vec::new(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Answers everybody who waits: the events begin at `first`.
+    pub(super) fn stored(&mut self, mut first: Lsn) {
+        for (count, answer) in self.waiting.drain(..) {
+            let end = first + u64::from(count);
+            // Nobody waits any more: a connection that was closed meanwhile.
+            let _ = answer.send(Ok(first..=end.saturating_sub(1)));
+            first = end;
+        }
+    }
+
+    fn recycle(&mut self, max_bytes: usize) {
+        self.waiting.clear();
+        self.bytes.truncate(frame::HEADER_LEN);
+        if self.bytes.capacity() > 2 * max_bytes {
+            self.bytes.shrink_to(max_bytes);
+        }
+        (self.count, self.flags) = (0, 0);
+    }
+}
+
+/// What the writer is to do.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Write this frame.
+    Commit(Batch),
+    /// Begin a new segment, so that the released one before it can go.
+    Roll,
+    /// See whether the disk takes writes again.
+    Probe,
+    /// Everything is written, and nothing will follow.
+    Stop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Full,
+    Unavailable,
+}
+
+/// The bounds, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) max_size: u64,
+    pub(super) segment_size: u64,
+    pub(super) max_bytes: usize,
+    pub(super) max_delay: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    bounds: Bounds,
+    state: Mutex<State>,
+    wake: Condvar,
+    room: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    frames: VecDeque<Batch>,
+    spare: Vec<Batch>,
+    /// In `frames`, and in the one that is being written.
+    bytes: usize,
+    /// What a refused appender needed; 0 when nobody was.
+    wanted: u64,
+    /// When to probe; `None` while the disk takes writes.
+    retry: Option<Instant>,
+    roll: bool,
+    closing: bool,
+}
+
+impl State {
+    /// What is to be done at `now`, or until when there is nothing.
+    fn work(&mut self, now: Instant, bounds: &Bounds) -> Result<Work, Option<Instant>> {
+        if let Some(retry) = self.retry.filter(|_| !self.closing) {
+            return if now >= retry { Ok(Work::Probe) } else { Err(Some(retry)) };
+        }
+        if std::mem::take(&mut self.roll) {
+            return Ok(Work::Roll);
+        }
+        let Some(front) = self.frames.front() else {
+            return if self.closing { Ok(Work::Stop) } else { Err(None) };
+        };
+        let due = front.since + bounds.max_delay;
+        let full = self.frames.len() > 1 || front.bytes.len() >= bounds.max_bytes;
+        if now < due && !full && !self.closing {
+            return Err(Some(due));
+        }
+        self.frames.pop_front().map(Work::Commit).ok_or(None)
+    }
+
+    /// Whether a block of `need` bytes fits, beside `on_disk`.
+    fn fits(&self, need: u64, on_disk: u64, bounds: &Bounds) -> bool {
+        let waiting = self.bytes as u64;
+        let headers = segment::HEADER_LEN as u64 * (2 + waiting / bounds.segment_size);
+        self.bytes < WAITING * bounds.max_bytes
+            && on_disk + waiting + need + headers <= bounds.max_size
+    }
+}
+
+impl Queue {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        let state = State {
+            frames: VecDeque::new(),
+            spare: Vec::new(),
+            bytes: 0,
+            wanted: 0,
+            retry: None,
+            roll: false,
+            closing: false,
+        };
+        Self { bounds, state: Mutex::new(state), wake: Condvar::new(), room: Notify::new() }
+    }
+
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Copies a block in. `on_disk` is what the segments hold.
+    pub(super) fn append(
+        &self,
+        block: &[u8],
+        count: u32,
+        flags: u32,
+        on_disk: u64,
+    ) -> Result<oneshot::Receiver<Answer>, Refusal> {
+        let need = (frame::HEADER_LEN + block.len()) as u64;
+        let mut state = self.lock();
+        if state.closing || state.retry.is_some() {
+            return Err(Refusal::Unavailable);
+        }
+        if !state.fits(need, on_disk, &self.bounds) {
+            state.wanted = state.wanted.max(need.min(self.bounds.max_size / 4));
+            return Err(Refusal::Full);
+        }
+        let idle = state.frames.is_empty();
+        let joins = state.frames.back().is_some_and(|back| {
+            back.bytes.len() + block.len() <= self.bounds.max_bytes + frame::HEADER_LEN
+        });
+        if !joins {
+            let mut batch = state.spare.pop().unwrap_or_else(Batch::new);
+            batch.since = Instant::now();
+            state.bytes += frame::HEADER_LEN;
+            state.frames.push_back(batch);
+        }
+        state.bytes += block.len();
+        let (answer, commit) = oneshot::channel();
+        if let Some(batch) = state.frames.back_mut() {
+            batch.bytes.extend_from_slice(block);
+            batch.count += count;
+            batch.flags |= flags;
+            batch.waiting.push((count, answer));
+        }
+        // The writer sleeps only when there is no frame, or for a delay that a full frame ends.
+        if idle || !joins || !self.bounds.max_delay.is_zero() {
+            self.wake.notify_one();
+        }
+        Ok(commit)
+    }
+
+    /// The writer's next work; waits for it.
+    pub(super) fn next(&self) -> Work {
+        let mut state = self.lock();
+        loop {
+            state = match state.work(Instant::now(), &self.bounds) {
+                Ok(work) => return work,
+                Err(None) => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Err(Some(until)) => {
+                    let limit = until.saturating_duration_since(Instant::now());
+                    let waited = self.wake.wait_timeout(state, limit);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// The writer's next work at `now`, if there is any.
+    #[cfg(test)]
+    pub(super) fn try_next(&self, now: Instant) -> Option<Work> {
+        self.lock().work(now, &self.bounds).ok()
+    }
+
+    /// A frame is written, or given up: whoever still waits for it is told that it is not stored.
+    pub(super) fn done(&self, mut batch: Batch) {
+        let bytes = batch.bytes.len();
+        batch.recycle(self.bounds.max_bytes);
+        let mut state = self.lock();
+        state.bytes = state.bytes.saturating_sub(bytes);
+        if state.spare.len() < SPARE {
+            state.spare.push(batch);
+        }
+        drop(state);
+        self.room.notify_waiters();
+    }
+
+    /// The disk does not take writes: what waits is not stored, and appenders are refused until
+    /// [`Queue::available`]. The writer probes after `delay`.
+    pub(super) fn unavailable(&self, delay: Duration) {
+        let mut state = self.lock();
+        state.retry = Some(Instant::now() + delay);
+        state.bytes = 0;
+        // Dropping a frame's answers says that it is not stored.
+        state.frames.clear();
+    }
+
+    /// The disk takes writes again.
+    pub(super) fn available(&self) {
+        self.lock().retry = None;
+        self.room.notify_waiters();
+    }
+
+    /// Something was released: worth a probe now, if the disk was full.
+    pub(super) fn released(&self) {
+        let mut state = self.lock();
+        if let Some(retry) = &mut state.retry {
+            *retry = Instant::now();
+            self.wake.notify_one();
+        }
+        drop(state);
+        self.room.notify_waiters();
+    }
+
+    /// Whether somebody was refused for want of room.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.lock().wanted > 0
+    }
+
+    /// Asks the writer for a new segment.
+    pub(super) fn roll(&self) {
+        self.lock().roll = true;
+        self.wake.notify_one();
+    }
+
+    /// Takes no more; the writer stops behind what waits.
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.wake.notify_one();
+    }
+
+    /// The writer is gone: what waits will not be stored.
+    pub(super) fn abandon(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.frames.clear();
+    }
+
+    /// Waits until the block that was refused last, or the largest of several, would fit. Never
+    /// resolves once the queue is closed.
+    pub(super) async fn room(&self, on_disk: impl Fn() -> u64) {
+        loop {
+            let changed = self.room.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut state = self.lock();
+                let open = !state.closing && state.retry.is_none();
+                if open && state.fits(state.wanted, on_disk(), &self.bounds) {
+                    state.wanted = 0;
+                    return;
+                }
+            }
+            changed.await;
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Reads durable frames in order.
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tidegate_event::record::{self, Malformed};
+use tidegate_event::{EventId, EventRef, Lsn};
+use tracing::warn;
+
+use super::frame;
+use super::ledger::Reason;
+use super::scan::{Frames, Scan, Step};
+use super::segment::{Place, Segment};
+use super::shared::Shared;
+
+/// Reads durable frames in order. Blocking file reads, of pages that are usually cached.
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    next: Lsn,
+    at: Option<(Arc<Segment>, Scan)>,
+}
+
+/// What [`Reader::read`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// The chunk holds at least one frame.
+    Frames,
+    /// There is nothing newer yet.
+    Tail,
+    /// These LSNs are gone (released, quarantined, or damaged since); the reader stands behind them.
+    Lost(RangeInclusive<Lsn>),
+}
+
+/// Why a read failed: the file system refused. The reader stands where it stood.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: cannot be read: {source}")]
+pub struct ReadError {
+    /// The segment file.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>, from: Lsn) -> Self {
+        let committed = shared.committed();
+        let oldest = shared.table().oldest().unwrap_or(committed + 1);
+        let next = if from > committed + 1 {
+            warn!(
+                dir = %shared.dir.display(), from, committed,
+                "a cursor is ahead of the log: it reads from the oldest event on"
+            );
+            oldest
+        } else {
+            from.max(oldest)
+        };
+        Self { shared, next, at: None }
+    }
+
+    /// Fills `chunk` with the frames that follow, up to about `max_bytes` and at least one frame.
+    /// Frames begin at a commit's first event, so the first frame after [`super::Log::reader`] may
+    /// hold events below `from`: [`Frame::events`] passes over them.
+    pub fn read(&mut self, chunk: &mut Chunk, max_bytes: usize) -> Result<Read, ReadError> {
+        chunk.frames.spans.clear();
+        loop {
+            if self.next > self.shared.committed() {
+                return Ok(Read::Tail);
+            }
+            let Some((segment, scan)) = &mut self.at else {
+                match self.locate()? {
+                    None => continue,
+                    Some(lost) => return Ok(lost),
+                }
+            };
+            let failed = |source| ReadError { path: segment.path.clone(), source };
+            match scan.step_in(segment, &mut chunk.frames, max_bytes).map_err(failed)? {
+                Step::Frames => {
+                    let from = self.next;
+                    self.next = self.next.max(scan.lsn);
+                    // On the way to a place inside the segment.
+                    chunk.frames.spans.retain(|(_, header)| header.end() > from);
+                    if chunk.frames.spans.is_empty() {
+                        continue;
+                    }
+                    chunk.origin = Some(EventId {
+                        epoch: self.shared.epoch,
+                        lane: self.shared.lane,
+                        lsn: from,
+                    });
+                    return Ok(Read::Frames);
+                }
+                Step::End if scan.lsn >= segment.end() => self.at = None,
+                Step::End | Step::Damage => {
+                    if let Some(lost) = self.skip()? {
+                        return Ok(Read::Lost(lost));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The LSN that comes next.
+    pub fn position(&self) -> Lsn {
+        self.next
+    }
+
+    /// Opens the segment that holds `next`.
+    fn locate(&mut self) -> Result<Option<Read>, ReadError> {
+        let place = self.shared.table().locate(self.next);
+        let segment = match place {
+            Place::In(segment) => segment,
+            Place::Gone(lsns) => {
+                self.next = lsns.end() + 1;
+                return Ok(Some(Read::Lost(lsns)));
+            }
+            Place::Ahead => return Ok(Some(Read::Tail)),
+        };
+        match self.shared.storage.open(&segment.path) {
+            Ok(file) => {
+                let scan = Scan::new(file, &segment.header);
+                self.at = Some((segment, scan));
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !self.shared.table().contains(&segment) {
+                    return Ok(None);
+                }
+                let lsns = self.next..=segment.end() - 1;
+                self.next = segment.end();
+                self.shared.lost(lsns.clone(), Reason::Missing);
+                Ok(Some(Read::Lost(lsns)))
+            }
+            Err(source) => Err(ReadError { path: segment.path.clone(), source }),
+        }
+    }
+
+    /// Passes over damage. Answers what of it was still to be read.
+    fn skip(&mut self) -> Result<Option<RangeInclusive<Lsn>>, ReadError> {
+        let Some((segment, scan)) = &mut self.at else { return Ok(None) };
+        let end = segment.end();
+        let skipped = scan
+            .skip(segment.len(), end)
+            .map_err(|source| ReadError { path: segment.path.clone(), source })?;
+        if !skipped.bytes.is_empty() {
+            self.shared.quarantine.keep(&segment.path, skipped.offset, &skipped.bytes);
+        }
+        let from = self.next;
+        self.next = self.next.max(scan.lsn);
+        if !skipped.resumed {
+            self.at = None;
+        }
+        let Some(lsns) = skipped.lsns else { return Ok(None) };
+        self.shared.lost(lsns.clone(), Reason::Damaged);
+        Ok((*lsns.end() >= from).then(|| from.max(*lsns.start())..=*lsns.end()))
+    }
+}
+
+/// Frames in memory, in a buffer that is used again.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    frames: Frames,
+    /// Which log, and the first LSN that was asked for.
+    origin: Option<EventId>,
+}
+
+/// One commit's events.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// The id of the first event.
+    pub first: EventId,
+    /// How many events.
+    pub count: u32,
+    /// Whether one of them is to be retained.
+    pub has_retained: bool,
+    /// Its blocks (`tidegate_event::record`).
+    pub payload: &'a [u8],
+    /// The reader asked for events from this LSN on.
+    pub from: Lsn,
+}
+
+impl<'a> Frame<'a> {
+    /// Its events from [`Frame::from`] on. Ends after the first one that is malformed.
+    pub fn events(&self) -> impl Iterator<Item = Result<EventRef<'a>, Malformed>> + use<'a> {
+        let from = self.from;
+        record::events(self.payload, self.first)
+            .filter(move |event| event.as_ref().map_or(true, |event| event.lsn() >= from))
+    }
+}
+
+impl Chunk {
+    /// The frames in order.
+    pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
+        self.origin.into_iter().flat_map(move |origin| {
+            self.frames.spans.iter().map(move |(at, header)| Frame {
+                first: EventId { lsn: header.first, ..origin },
+                count: header.count,
+                has_retained: header.flags & frame::HAS_RETAINED != 0,
+                payload: &self.frames.bytes[at + frame::HEADER_LEN..at + header.frame_len()],
+                from: origin.lsn,
+            })
+        })
+    }
+}

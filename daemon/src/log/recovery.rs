@@ -1,0 +1,253 @@
+//! What opening a log does with what it finds on disk.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidegate_event::{Epoch, Lane, Lsn};
+
+use super::ledger::{Ledger, Loss, Reason};
+use super::quarantine::Quarantine;
+use super::scan::{Frames, Scan, Step};
+use super::segment::{self, Decoded, Header, Segment, Table};
+use super::storage::{File, Storage};
+use super::writer::Active;
+use super::{LEDGER, LOCK, OpenError, Recovery};
+
+/// Bytes that a scan reads at once.
+const SCAN_READ: usize = 1 << 20;
+/// No event takes fewer bytes: its head, and the length of its payload.
+const LEAST_EVENT: u64 = 2;
+
+/// The log as it was found.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub(super) epoch: Epoch,
+    pub(super) table: Table,
+    /// The LSN of the next event.
+    pub(super) next: Lsn,
+    /// The highest sequence in use.
+    pub(super) sequence: u64,
+    /// The newest segment, if it can take more.
+    pub(super) active: Option<Active>,
+    pub(super) report: Recovery,
+}
+
+/// Where a log is, and what helps to put it in order.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    pub(super) storage: &'a Arc<dyn Storage>,
+    pub(super) dir: &'a Path,
+    pub(super) lane: Lane,
+    pub(super) ledger: &'a Ledger,
+    pub(super) quarantine: &'a Quarantine,
+}
+
+/// A segment file, by its name and its header.
+#[derive(Debug)]
+struct Found {
+    name: String,
+    path: PathBuf,
+    first: Lsn,
+    sequence: u64,
+    len: u64,
+    /// `None` if it is damaged.
+    header: Option<Header>,
+    /// The LSN behind what it may hold: the segments behind it override the rest.
+    end: Lsn,
+}
+
+impl Place<'_> {
+    /// Puts the log in order.
+    pub(super) fn recover(&self) -> Result<Recovered, OpenError> {
+        let mut report = Recovery::default();
+        let mut found = self.look(&mut report)?;
+        let epoch = epoch(&found);
+        self.set_foreign_aside(&mut found, epoch, &mut report);
+        found.sort_by_key(|file| file.sequence);
+        let mut end = Lsn::MAX;
+        for file in found.iter_mut().rev() {
+            file.end = end;
+            end = end.min(file.first);
+        }
+        let mut recovered = Recovered {
+            epoch: epoch.unwrap_or_else(|| Epoch(fastrand::u64(..))),
+            table: Table::default(),
+            next: 1,
+            sequence: found.last().map_or(0, |file| file.sequence),
+            active: None,
+            report,
+        };
+        for (index, file) in found.iter().enumerate() {
+            let following = found.get(index + 1).map(|next| next.sequence);
+            match file.header {
+                Some(header) => self.admit(file, header, following, &mut recovered)?,
+                None => self.give_up(file, &mut recovered),
+            }
+        }
+        Ok(recovered)
+    }
+
+    /// Lists the segment files and reads their headers. Changes nothing if one of them is of a newer
+    /// version; otherwise sets aside what is not named like a segment.
+    fn look(&self, report: &mut Recovery) -> Result<Vec<Found>, OpenError> {
+        let names = self.storage.list(self.dir).map_err(OpenError::io("list", self.dir))?;
+        let (mut found, mut foreign) = (Vec::new(), Vec::new());
+        for name in names {
+            if [LOCK, LEDGER].contains(&name.as_str()) {
+                continue;
+            }
+            let Some((first, sequence)) = segment::parse_name(&name) else {
+                foreign.push(name);
+                continue;
+            };
+            let path = self.dir.join(&name);
+            let (front, len) = self.front(&path).map_err(OpenError::io("read", &path))?;
+            let header = match Header::decode(&front) {
+                Decoded::Header(header) => Some(header),
+                Decoded::Damaged => None,
+                Decoded::Newer(version) => return Err(OpenError::Newer { path, version }),
+            };
+            found.push(Found { name, path, first, sequence, len, header, end: 0 });
+        }
+        for name in foreign {
+            report.set_aside.extend(self.quarantine.set_aside(&name, "not a file of the log"));
+        }
+        Ok(found)
+    }
+
+    fn front(&self, path: &Path) -> io::Result<(Vec<u8>, u64)> {
+        let file = self.storage.open(path)?;
+        let mut front = vec![0; segment::HEADER_LEN];
+        // A header that the disk cannot read is a damaged one.
+        let read = file.read_at(&mut front, 0).unwrap_or(0);
+        front.truncate(read);
+        Ok((front, file.len()?))
+    }
+
+    /// Leaves in `found` what belongs to this log.
+    fn set_foreign_aside(
+        &self,
+        found: &mut Vec<Found>,
+        epoch: Option<Epoch>,
+        report: &mut Recovery,
+    ) {
+        found.retain(|file| {
+            let why = match file.header {
+                Some(header) if header.lane != self.lane => "a segment of another lane",
+                Some(header) if Some(header.epoch) != epoch => "a segment of another log",
+                Some(header) if (header.first, header.sequence) != (file.first, file.sequence) => {
+                    "a segment under another one's name"
+                }
+                Some(_) => return true,
+                // Crashed before its first frame: the header is durable before a frame is written.
+                None if file.len <= segment::HEADER_LEN as u64 => "an empty segment",
+                None => return true,
+            };
+            report.set_aside.extend(self.quarantine.set_aside(&file.name, why));
+            false
+        });
+    }
+
+    /// Takes a segment into the table. Its content is read only if it is the newest one, or if one
+    /// is missing behind it: otherwise the next one's first LSN says what it holds.
+    fn admit(
+        &self,
+        file: &Found,
+        header: Header,
+        following: Option<u64>,
+        recovered: &mut Recovered,
+    ) -> Result<(), OpenError> {
+        if file.first > recovered.next && !recovered.table.0.is_empty() {
+            self.lost(recovered.next..=file.first - 1, Reason::Missing, recovered);
+        }
+        recovered.next = recovered.next.max(file.first);
+        let (mut end, mut len, mut resume) = (file.end, file.len, None);
+        if following != Some(file.sequence + 1) {
+            let opened =
+                self.storage.open(&file.path).map_err(OpenError::io("open", &file.path))?;
+            (end, len) = self
+                .scan(file, header, &opened, recovered)
+                .map_err(OpenError::io("read", &file.path))?;
+            if following.is_none() {
+                recovered.report.torn_bytes = file.len - len;
+                // What a crash of the process alone left in memory is durable before it is served.
+                let settle = || {
+                    if len < file.len {
+                        opened.truncate(len)?;
+                    }
+                    opened.sync_data()
+                };
+                resume = settle().is_ok().then_some(opened);
+            }
+        }
+        recovered.next = recovered.next.max(end);
+        let segment = Arc::new(Segment::new(header, file.path.clone(), end.max(file.first), len));
+        let resume = resume.filter(|_| recovered.next == end);
+        recovered.active = resume.map(|file| Active { segment: Arc::clone(&segment), file });
+        recovered.table.0.push(segment);
+        Ok(())
+    }
+
+    /// Reads a segment to its end. Answers the LSN and the offset behind its last good frame.
+    fn scan(
+        &self,
+        file: &Found,
+        header: Header,
+        opened: &Arc<dyn File>,
+        recovered: &mut Recovered,
+    ) -> io::Result<(Lsn, u64)> {
+        let mut scan = Scan::new(Arc::clone(opened), &header);
+        let mut frames = Frames::default();
+        loop {
+            let good = (scan.lsn, scan.offset);
+            match scan.step(file.len, file.end, &mut frames, SCAN_READ)? {
+                Step::Frames => {}
+                Step::End => return Ok(good),
+                Step::Damage => {
+                    let skipped = scan.skip(file.len, file.end)?;
+                    if !skipped.resumed {
+                        // A torn tail; or, if segments follow, one with a gap behind it.
+                        return Ok(good);
+                    }
+                    self.quarantine.keep(&file.path, skipped.offset, &skipped.bytes);
+                    if let Some(lsns) = skipped.lsns {
+                        self.lost(lsns, Reason::Damaged, recovered);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Both copies of the header are damaged: without it no frame can be told from old bytes.
+    fn give_up(&self, file: &Found, recovered: &mut Recovered) {
+        let most = (file.len - segment::HEADER_LEN as u64) / LEAST_EVENT;
+        let end = if file.end == Lsn::MAX { file.first.saturating_add(most) } else { file.end };
+        let first =
+            if recovered.table.0.is_empty() { file.first } else { recovered.next.min(file.first) };
+        if end > first {
+            self.lost(first..=end - 1, Reason::Damaged, recovered);
+        }
+        recovered.next = recovered.next.max(end);
+        recovered.active = None;
+        let aside = self.quarantine.set_aside(&file.name, "its header is damaged");
+        recovered.report.set_aside.extend(aside);
+    }
+
+    fn lost(&self, lsns: RangeInclusive<Lsn>, reason: Reason, recovered: &mut Recovered) {
+        self.ledger.record(Loss::now(self.lane, lsns.clone(), reason));
+        recovered.report.quarantined.push(lsns);
+    }
+}
+
+/// The log's epoch: the one that most segments say, the newest of them where there are as many.
+fn epoch(found: &[Found]) -> Option<Epoch> {
+    let mut count: HashMap<Epoch, (usize, u64)> = HashMap::new();
+    for header in found.iter().filter_map(|file| file.header) {
+        let (same, newest) = count.entry(header.epoch).or_default();
+        (*same, *newest) = (*same + 1, header.sequence.max(*newest));
+    }
+    count.into_iter().max_by_key(|(_, weight)| *weight).map(|(epoch, _)| epoch)
+}

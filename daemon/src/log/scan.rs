@@ -1,0 +1,186 @@
+//! Walks the frames of one segment file, checks each, and steps over damage. Recovery and the
+//! readers use the same walk.
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use tidegate_event::Lsn;
+
+use super::frame::{self, Parsed};
+use super::segment::{self, Segment};
+use super::storage::File;
+
+/// The least that one read asks for.
+const MIN_READ: u64 = 4096;
+/// A disk that cannot read a sector answers EIO; around it, this much is given up.
+const UNREADABLE: usize = 4096;
+const EIO: i32 = 5;
+
+/// Frames that were read and verified.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    /// As long as the longest read so far: what lies behind the frames is old.
+    pub(super) bytes: Vec<u8>,
+    /// Where each frame begins in `bytes`.
+    pub(super) spans: Vec<(usize, frame::Header)>,
+}
+
+/// What a step found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// At least one frame.
+    Frames,
+    /// The segment's end.
+    End,
+    /// No frame, where one should be: [`Scan::skip`] goes on.
+    Damage,
+}
+
+/// What [`Scan::skip`] passed over.
+#[derive(Debug)]
+pub(super) struct Skipped {
+    /// The bytes without a frame, and where they began.
+    pub(super) bytes: Vec<u8>,
+    pub(super) offset: u64,
+    /// The LSNs that are missing.
+    pub(super) lsns: Option<RangeInclusive<Lsn>>,
+    /// Whether a frame follows.
+    pub(super) resumed: bool,
+}
+
+/// A place in a segment file, before a frame.
+#[derive(Debug)]
+pub(super) struct Scan {
+    file: Arc<dyn File>,
+    salt: u64,
+    /// Where the next frame begins.
+    pub(super) offset: u64,
+    /// Its first LSN.
+    pub(super) lsn: Lsn,
+}
+
+impl Scan {
+    /// Before the first frame.
+    pub(super) fn new(file: Arc<dyn File>, header: &segment::Header) -> Self {
+        Self { file, salt: header.salt, offset: segment::HEADER_LEN as u64, lsn: header.first }
+    }
+
+    /// Where it is in `segment`, and how far that goes.
+    pub(super) fn step_in(
+        &mut self,
+        segment: &Segment,
+        frames: &mut Frames,
+        max_bytes: usize,
+    ) -> io::Result<Step> {
+        // The end first: the bytes up to it are there, whatever the writer does meanwhile.
+        let end = segment.end();
+        self.step(segment.len(), end, frames, max_bytes)
+    }
+
+    /// Reads about `max_bytes`, at least one frame, within the first `len` bytes of the file and
+    /// below the LSN `end`.
+    pub(super) fn step(
+        &mut self,
+        len: u64,
+        end: Lsn,
+        frames: &mut Frames,
+        max_bytes: usize,
+    ) -> io::Result<Step> {
+        frames.spans.clear();
+        let left = len.saturating_sub(self.offset);
+        if self.lsn >= end || left == 0 {
+            return Ok(Step::End);
+        }
+        let mut want = (max_bytes as u64).max(MIN_READ).min(left) as usize;
+        // After a read error: only what one frame needs, so that the frames before the bad sector
+        // are not lost with it.
+        let mut careful = false;
+        if frames.bytes.len() > want.saturating_mul(4) {
+            frames.bytes.truncate(want);
+            frames.bytes.shrink_to_fit();
+        }
+        loop {
+            if frames.bytes.len() < want {
+                frames.bytes.resize(want, 0);
+            }
+            let read = match self.file.read_at(&mut frames.bytes[..want], self.offset) {
+                Err(error) if error.raw_os_error() == Some(EIO) && !careful => {
+                    careful = true;
+                    want = (frame::HEADER_LEN as u64).min(left) as usize;
+                    continue;
+                }
+                Err(error) if error.raw_os_error() == Some(EIO) => return Ok(Step::Damage),
+                other => other?,
+            };
+            let short = self.take(read, end, frames);
+            if !frames.spans.is_empty() {
+                return Ok(Step::Frames);
+            }
+            match short {
+                Some(need) if read == want && need as u64 <= left && need > want => want = need,
+                _ => return Ok(Step::Damage),
+            }
+        }
+    }
+
+    /// Takes the frames from the first `read` bytes. Answers how many bytes the next one needs, if
+    /// it was cut short.
+    fn take(&mut self, read: usize, end: Lsn, frames: &mut Frames) -> Option<usize> {
+        let mut at = 0;
+        while self.lsn < end {
+            match frame::parse(&frames.bytes[at..read], self.salt) {
+                Parsed::Frame(header) if header.first == self.lsn && header.end() <= end => {
+                    frames.spans.push((at, header));
+                    at += header.frame_len();
+                    self.offset += header.frame_len() as u64;
+                    self.lsn = header.end();
+                }
+                Parsed::Frame(_) | Parsed::Bad => return None,
+                Parsed::Incomplete(need) => return Some(need),
+            }
+        }
+        None
+    }
+
+    /// Goes on at the next good frame within the first `len` bytes of the file and below the LSN
+    /// `end`, or at the end of both. Holds the rest of the segment in memory meanwhile.
+    pub(super) fn skip(&mut self, len: u64, end: Lsn) -> io::Result<Skipped> {
+        let offset = self.offset;
+        let mut bytes = self.rest(len)?;
+        let (lost, resumed) = match frame::resync(&bytes, self.salt, self.lsn..end) {
+            Some((at, header)) => {
+                bytes.truncate(at);
+                (self.lsn..header.first, true)
+            }
+            None => (self.lsn..end, false),
+        };
+        self.offset += bytes.len() as u64;
+        self.lsn = lost.end;
+        let lsns = (!lost.is_empty()).then(|| lost.start..=lost.end - 1);
+        Ok(Skipped { bytes, offset, lsns, resumed })
+    }
+
+    /// The rest of the file, with zeros where the disk cannot read it.
+    fn rest(&self, len: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len.saturating_sub(self.offset) as usize];
+        match self.file.read_at(&mut bytes, self.offset) {
+            Err(error) if error.raw_os_error() == Some(EIO) => {}
+            other => {
+                bytes.truncate(other?);
+                return Ok(bytes);
+            }
+        }
+        let mut offset = self.offset;
+        for part in bytes.chunks_mut(UNREADABLE) {
+            match self.file.read_at(part, offset) {
+                Err(error) if error.raw_os_error() == Some(EIO) => part.fill(0),
+                other => {
+                    other?;
+                }
+            }
+            offset += part.len() as u64;
+        }
+        Ok(bytes)
+    }
+}

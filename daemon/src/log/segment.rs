@@ -1,0 +1,223 @@
+//! The segment file: its name and header, and the table of the segments that are there.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidegate_event::{Epoch, Lane, Lsn};
+
+/// Bytes before the first frame: two copies of the header, one a sector.
+pub(super) const HEADER_LEN: usize = 2 * COPY_LEN;
+/// The format that this code writes, and the newest it reads.
+pub(super) const VERSION: u32 = 1;
+
+const COPY_LEN: usize = 512;
+const MAGIC: [u8; 8] = *b"tidegate";
+/// Every version keeps the magic, the version behind it, and the checksum here: so an unknown
+/// version is told from damage.
+const CRC_AT: usize = 60;
+
+/// What a segment says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) epoch: Epoch,
+    pub(super) lane: Lane,
+    pub(super) sequence: u64,
+    pub(super) first: Lsn,
+    pub(super) salt: u64,
+}
+
+/// What the front of a segment file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decoded {
+    Header(Header),
+    /// A version that this code does not know.
+    Newer(u32),
+    /// Neither copy of the header verifies.
+    Damaged,
+}
+
+impl Header {
+    pub(super) fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut copy = [0; COPY_LEN];
+        copy[0..8].copy_from_slice(&MAGIC);
+        copy[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        copy[12..16].copy_from_slice(&u32::from(self.lane.0).to_le_bytes());
+        copy[16..24].copy_from_slice(&self.epoch.0.to_le_bytes());
+        copy[24..32].copy_from_slice(&self.sequence.to_le_bytes());
+        copy[32..40].copy_from_slice(&self.first.to_le_bytes());
+        copy[40..48].copy_from_slice(&self.salt.to_le_bytes());
+        let crc = crc32c::crc32c(&copy[..CRC_AT]);
+        copy[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        let mut both = [0; HEADER_LEN];
+        both[..COPY_LEN].copy_from_slice(&copy);
+        both[COPY_LEN..].copy_from_slice(&copy);
+        both
+    }
+
+    pub(super) fn decode(front: &[u8]) -> Decoded {
+        front
+            .chunks_exact(COPY_LEN)
+            .take(2)
+            .map(Self::decode_copy)
+            .find(|copy| *copy != Decoded::Damaged)
+            .unwrap_or(Decoded::Damaged)
+    }
+
+    fn decode_copy(copy: &[u8]) -> Decoded {
+        let u32_at =
+            |at: usize| u32::from_le_bytes([copy[at], copy[at + 1], copy[at + 2], copy[at + 3]]);
+        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+        if !copy.starts_with(&MAGIC) || crc32c::crc32c(&copy[..CRC_AT]) != u32_at(CRC_AT) {
+            return Decoded::Damaged;
+        }
+        match (u32_at(8), u8::try_from(u32_at(12))) {
+            (VERSION, Ok(lane)) => Decoded::Header(Self {
+                lane: Lane(lane),
+                epoch: Epoch(u64_at(16)),
+                sequence: u64_at(24),
+                first: u64_at(32),
+                salt: u64_at(40),
+            }),
+            (version, _) if version > VERSION => Decoded::Newer(version),
+            _ => Decoded::Damaged,
+        }
+    }
+
+    /// `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`
+    pub(super) fn file_name(&self) -> String {
+        file_name(self.first, self.sequence)
+    }
+}
+
+fn file_name(first: Lsn, sequence: u64) -> String {
+    format!("{first:020}-{sequence:08x}.seg")
+}
+
+/// First LSN and sequence from a file name; `None` for a name that the log does not give.
+pub(super) fn parse_name(name: &str) -> Option<(Lsn, u64)> {
+    let (first, sequence) = name.strip_suffix(".seg")?.split_once('-')?;
+    let parsed = (first.parse().ok()?, u64::from_str_radix(sequence, 16).ok()?);
+    (file_name(parsed.0, parsed.1) == name).then_some(parsed)
+}
+
+/// One segment file. Shared by the writer, which moves `end` and `len`, and the readers.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) header: Header,
+    pub(super) path: PathBuf,
+    end: AtomicU64,
+    len: AtomicU64,
+}
+
+impl Segment {
+    pub(super) fn new(header: Header, path: PathBuf, end: Lsn, len: u64) -> Self {
+        Self { header, path, end: AtomicU64::new(end), len: AtomicU64::new(len) }
+    }
+
+    /// The LSN behind its last durable event. What the file holds from there on was never
+    /// acknowledged, and is overridden by the segment behind it.
+    pub(super) fn end(&self) -> Lsn {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Its durable bytes.
+    pub(super) fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// A frame became durable. The length goes first: whoever sees the end sees the bytes.
+    pub(super) fn advance(&self, end: Lsn, len: u64) {
+        self.len.store(len, Ordering::Release);
+        self.end.store(end, Ordering::Release);
+    }
+}
+
+/// The segments in the order of their sequence, and so of their LSNs.
+#[derive(Debug, Default)]
+pub(super) struct Table(pub(super) Vec<Arc<Segment>>);
+
+/// Where an LSN is.
+#[derive(Debug)]
+pub(super) enum Place {
+    In(Arc<Segment>),
+    /// In no segment: released, or lost.
+    Gone(RangeInclusive<Lsn>),
+    /// Not yet written.
+    Ahead,
+}
+
+impl Table {
+    pub(super) fn locate(&self, lsn: Lsn) -> Place {
+        let index = self.0.partition_point(|segment| segment.end() <= lsn);
+        match self.0[index..].iter().find(|segment| segment.end() > segment.header.first) {
+            Some(segment) if segment.header.first > lsn => {
+                Place::Gone(lsn..=segment.header.first - 1)
+            }
+            Some(segment) => Place::In(Arc::clone(segment)),
+            None => Place::Ahead,
+        }
+    }
+
+    /// The oldest LSN in it.
+    pub(super) fn oldest(&self) -> Option<Lsn> {
+        let filled = self.0.iter().find(|segment| segment.end() > segment.header.first);
+        filled.map(|segment| segment.header.first)
+    }
+
+    /// The oldest segment that holds nothing from `before` on. Never the newest one: LSNs and epoch
+    /// go on from it.
+    pub(super) fn released(&self, before: Lsn) -> Option<Arc<Segment>> {
+        let (_, older) = self.0.split_last()?;
+        let mut released = older
+            .iter()
+            .filter(|segment| segment.end() <= before || segment.end() <= segment.header.first);
+        released.next().cloned()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.iter().map(|segment| segment.len()).sum()
+    }
+
+    pub(super) fn contains(&self, segment: &Arc<Segment>) -> bool {
+        self.0.iter().any(|other| Arc::ptr_eq(other, segment))
+    }
+
+    /// Answers whether it was there.
+    pub(super) fn remove(&mut self, sequence: u64) -> bool {
+        let before = self.0.len();
+        self.0.retain(|segment| segment.header.sequence != sequence);
+        self.0.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: Header =
+        Header { epoch: Epoch(0xe), lane: Lane(3), sequence: 0x1f, first: 77, salt: 0x5a17 };
+
+    #[test]
+    fn a_header_survives_the_loss_of_either_copy() {
+        let whole = HEADER.encode();
+        assert_eq!(Header::decode(&whole), Decoded::Header(HEADER));
+        for lost in [0..512, 512..1024] {
+            let mut bytes = whole;
+            bytes[lost].fill(0xff);
+            assert_eq!(Header::decode(&bytes), Decoded::Header(HEADER));
+        }
+        assert_eq!(Header::decode(&[0; HEADER_LEN]), Decoded::Damaged);
+        assert_eq!(Header::decode(&whole[..511]), Decoded::Damaged);
+    }
+
+    #[test]
+    fn only_the_names_that_the_log_gives_are_its_own() {
+        assert_eq!(HEADER.file_name(), "00000000000000000077-0000001f.seg");
+        assert_eq!(parse_name(&HEADER.file_name()), Some((77, 0x1f)));
+        for foreign in ["", "77-1f.seg", "00000000000000000077-0000001F.seg", "x.seg", "ledger"] {
+            assert_eq!(parse_name(foreign), None, "{foreign}");
+        }
+    }
+}

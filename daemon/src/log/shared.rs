@@ -1,0 +1,96 @@
+//! What appenders, readers and the writer share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::{io, path::PathBuf};
+
+use tidegate_event::{Epoch, Lane, Lsn};
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::ledger::{Ledger, Loss, Reason};
+use super::quarantine::Quarantine;
+use super::queue::Queue;
+use super::segment::{self, Segment, Table};
+use super::storage::Storage;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) dir: PathBuf,
+    pub(super) epoch: Epoch,
+    pub(super) lane: Lane,
+    pub(super) queue: Queue,
+    pub(super) table: RwLock<Table>,
+    /// In segment files.
+    pub(super) bytes: AtomicU64,
+    /// The newest durable LSN.
+    pub(super) committed: AtomicU64,
+    pub(super) watch: watch::Sender<Lsn>,
+    /// Nobody needs events below it.
+    pub(super) released: AtomicU64,
+    pub(super) ledger: Ledger,
+    pub(super) quarantine: Quarantine,
+    /// Whether the writer has ended.
+    pub(super) stopped: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(super) fn committed(&self) -> Lsn {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    pub(super) fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a loss in the ledger.
+    pub(super) fn lost(&self, lsns: std::ops::RangeInclusive<Lsn>, reason: Reason) {
+        self.ledger.record(Loss::now(self.lane, lsns, reason));
+    }
+
+    /// Unlinks the segments that nobody needs, the oldest first. The directory is synced behind each:
+    /// otherwise a crash could bring back an older one without a newer one, and recovery would take
+    /// the hole for a loss.
+    pub(super) fn remove_released(&self) {
+        let before = self.released.load(Ordering::Acquire);
+        loop {
+            let Some(segment) = self.table().released(before) else { return };
+            if let Err(error) = self.unlink(&segment) {
+                warn!(path = %segment.path.display(), %error, "released, but cannot be removed");
+                return;
+            }
+            let mut table = self.table_mut();
+            if table.remove(segment.header.sequence) {
+                self.bytes.fetch_sub(segment.len(), Ordering::AcqRel);
+            }
+        }
+    }
+
+    fn unlink(&self, segment: &Segment) -> io::Result<()> {
+        match self.storage.unlink(&segment.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+        self.storage.sync_dir(&self.dir)
+    }
+
+    /// Appenders lack room while nobody needs what the newest segment holds: it goes too, as soon as
+    /// the writer has begun another.
+    pub(super) fn roll_if_drained(&self) {
+        let drained = self.released.load(Ordering::Acquire) > self.committed();
+        let filled =
+            self.table().0.last().is_some_and(|newest| newest.len() > segment::HEADER_LEN as u64);
+        if drained && filled && self.queue.is_wanted() {
+            self.queue.roll();
+        }
+    }
+}

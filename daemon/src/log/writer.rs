@@ -1,0 +1,214 @@
+//! The one writer of a log: takes frames from the queue, makes them durable, answers.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidegate_event::Lsn;
+use tracing::{info, warn};
+
+use super::frame;
+use super::queue::{Batch, Work};
+use super::segment::{self, Header, Segment};
+use super::shared::Shared;
+use super::storage::File;
+
+/// The first probe after a failure comes after this; each further one after twice the time.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// No probe waits longer.
+const LAST_RETRY: Duration = Duration::from_secs(10);
+/// A frame that failed is tried once more, in a new segment.
+const ATTEMPTS: usize = 2;
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    /// `None` after a failure, until a segment can be created again.
+    active: Option<Active>,
+    /// The LSN of the next event.
+    next: Lsn,
+    /// The sequence of the newest segment, or of the newest attempt at one.
+    sequence: u64,
+    delay: Duration,
+    /// Kept as long as anything is written.
+    lock: Option<Arc<dyn File>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) segment: Arc<Segment>,
+    pub(super) file: Arc<dyn File>,
+}
+
+impl Writer {
+    /// A writer that goes on in `active`, or in a new segment. If that cannot be created, the log
+    /// opens all the same, and takes events when the disk does.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        active: Option<Active>,
+        next: Lsn,
+        sequence: u64,
+        lock: Arc<dyn File>,
+    ) -> Self {
+        let lock = Some(lock);
+        let mut writer = Self { shared, active, next, sequence, delay: FIRST_RETRY, lock };
+        if writer.active.is_none() && !writer.begin_segment() {
+            writer.give_up();
+        }
+        writer.shared.remove_released();
+        writer
+    }
+
+    /// Works until the queue is closed and empty.
+    pub(super) fn run(mut self) {
+        while self.perform(self.shared.queue.next()) {}
+    }
+
+    /// Does one piece of work at `now`, if there is any. Answers whether there was.
+    #[cfg(test)]
+    pub(super) fn step(&mut self, now: std::time::Instant) -> bool {
+        match self.shared.queue.try_next(now) {
+            Some(work) => self.perform(work),
+            None => false,
+        }
+    }
+
+    fn perform(&mut self, work: Work) -> bool {
+        match work {
+            Work::Commit(mut batch) => {
+                if !self.commit(&mut batch) {
+                    self.give_up();
+                }
+                self.shared.queue.done(batch);
+            }
+            Work::Roll => {
+                self.begin_segment();
+                self.shared.queue.released();
+            }
+            Work::Probe => {
+                if self.begin_segment() {
+                    info!(dir = %self.shared.dir.display(), "the disk takes writes again");
+                    self.shared.queue.available();
+                } else {
+                    self.give_up();
+                }
+            }
+            Work::Stop => return false,
+        }
+        true
+    }
+
+    fn commit(&mut self, batch: &mut Batch) -> bool {
+        for _ in 0..ATTEMPTS {
+            let full = |active: &Active| {
+                let len = active.segment.len();
+                len > segment::HEADER_LEN as u64
+                    && len + batch.bytes.len() as u64 > self.shared.queue.bounds().segment_size
+            };
+            // A full segment takes more where there can be no new one (no file handles left, say).
+            if self.active.as_ref().is_none_or(full) {
+                self.begin_segment();
+            }
+            let Some(active) = &self.active else { return false };
+            match self.write(active, batch) {
+                Ok(()) => {
+                    self.next += u64::from(batch.count);
+                    self.publish(batch);
+                    return true;
+                }
+                Err(error) => {
+                    let path = active.segment.path.display();
+                    warn!(%path, %error, "a commit failed, the segment is abandoned");
+                    self.abandon();
+                }
+            }
+        }
+        false
+    }
+
+    fn write(&self, active: &Active, batch: &mut Batch) -> io::Result<()> {
+        let salt = active.segment.header.salt;
+        frame::seal(&mut batch.bytes, self.next, batch.count, batch.flags, salt);
+        active.file.write_at(&batch.bytes, active.segment.len())?;
+        active.file.sync_data()
+    }
+
+    /// The frame is durable: readers see it, then its appenders are answered.
+    fn publish(&mut self, batch: &mut Batch) {
+        let Some(active) = &self.active else { return };
+        let (shared, bytes) = (&self.shared, batch.bytes.len() as u64);
+        active.segment.advance(self.next, active.segment.len() + bytes);
+        shared.bytes.fetch_add(bytes, Ordering::AcqRel);
+        shared.committed.store(self.next - 1, Ordering::Release);
+        shared.watch.send_replace(self.next - 1);
+        batch.stored(self.next - u64::from(batch.count));
+        self.delay = FIRST_RETRY;
+    }
+
+    /// Nothing more goes into the active segment: the state of its tail is unknown. What the failed
+    /// write left there is cut if the disk lets us; if not, the next segment overrides it.
+    fn abandon(&mut self) {
+        if let Some(active) = self.active.take() {
+            // Best effort, for the reason above.
+            let _ = active.file.truncate(active.segment.len());
+        }
+    }
+
+    fn give_up(&mut self) {
+        warn!(
+            dir = %self.shared.dir.display(), retry = ?self.delay,
+            "the disk takes no writes: events are refused"
+        );
+        self.shared.queue.unavailable(self.delay);
+        self.delay = (self.delay * 2).min(LAST_RETRY);
+    }
+
+    /// Begins a new segment. Answers whether it could; otherwise all stays as it was.
+    fn begin_segment(&mut self) -> bool {
+        // A name is used once: a failed attempt may have left its file behind.
+        self.sequence += 1;
+        let header = Header {
+            epoch: self.shared.epoch,
+            lane: self.shared.lane,
+            sequence: self.sequence,
+            first: self.next,
+            salt: fastrand::u64(..),
+        };
+        let path = self.shared.dir.join(header.file_name());
+        match self.create(&header, &path) {
+            Ok(file) => {
+                let len = segment::HEADER_LEN as u64;
+                let segment = Arc::new(Segment::new(header, path, self.next, len));
+                self.shared.table_mut().0.push(Arc::clone(&segment));
+                self.shared.bytes.fetch_add(len, Ordering::AcqRel);
+                self.active = Some(Active { segment, file });
+                self.shared.remove_released();
+                true
+            }
+            Err(error) => {
+                warn!(path = %path.display(), %error, "a segment cannot be created");
+                // Best effort: recovery sets aside what has no header.
+                let _ = self.shared.storage.unlink(&path);
+                false
+            }
+        }
+    }
+
+    fn create(&self, header: &Header, path: &std::path::Path) -> io::Result<Arc<dyn File>> {
+        let file = self.shared.storage.create(path)?;
+        file.write_at(&header.encode(), 0)?;
+        file.sync_data()?;
+        self.shared.storage.sync_dir(&self.shared.dir)?;
+        Ok(file)
+    }
+}
+
+impl Drop for Writer {
+    /// Also when the thread panics: then what waits is not stored, and the log refuses.
+    fn drop(&mut self) {
+        self.shared.queue.abandon();
+        self.lock = None;
+        self.shared.stopped.send_replace(true);
+    }
+}
