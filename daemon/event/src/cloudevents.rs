@@ -28,7 +28,7 @@ use serde_json::{Map, Value};
 
 use crate::record::{EventRef, Property};
 use crate::time::{Received, write_rfc3339};
-use crate::topic::{self, Filter};
+use crate::topic::Filter;
 
 /// The extension attribute that holds an event's place in the log where `id` is the publisher's own.
 pub const LOG_ID: &str = "logid";
@@ -82,10 +82,7 @@ impl Encoder {
 
     /// The device that published the event.
     pub fn device<'a>(&self, event: &EventRef<'a>) -> &'a str {
-        self.device_level
-            .and_then(|number| topic::level(event.topic, number))
-            .filter(|level| !level.is_empty())
-            .unwrap_or(event.origin)
+        event.device(self.device_level)
     }
 
     fn event_type(&self, topic: &str) -> &str {
@@ -383,7 +380,7 @@ fn write_escaped(text: &str, out: &mut Vec<u8>) {
 }
 
 /// `text` as one segment of a URI path (RFC 3986 section 3.3): everything but `pchar` is escaped.
-fn encode_segment(text: &str) -> Cow<'_, str> {
+pub fn encode_segment(text: &str) -> Cow<'_, str> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b);
     if text.bytes().all(plain) {
         return text.into();

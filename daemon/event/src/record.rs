@@ -24,6 +24,7 @@
 
 use crate::id::{EventId, Lsn};
 use crate::time::Received;
+use crate::topic;
 
 const KIND_EVENTS: u8 = 1;
 const KIND_CONTROL: u8 = 2;
@@ -443,10 +444,19 @@ impl<'a> EventIter<'a> {
     }
 }
 
-impl EventRef<'_> {
+impl<'a> EventRef<'a> {
     /// The place in its lane.
     pub fn lsn(&self) -> Lsn {
         self.id.lsn
+    }
+
+    /// The device that published it: the topic's level `device_level` (counted from 1) where set,
+    /// present and not empty, else the origin.
+    pub fn device(&self, device_level: Option<usize>) -> &'a str {
+        device_level
+            .and_then(|number| topic::level(self.topic, number))
+            .filter(|level| !level.is_empty())
+            .unwrap_or(self.origin)
     }
 }
 

@@ -135,6 +135,9 @@ pub enum StateError {
     Checkpoint(#[from] io::Error),
 }
 
+/// A key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
 /// A change of one key: a value, or its removal.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
 
@@ -200,13 +203,13 @@ impl State {
         // They would bring the old LSNs back at the next start.
         checkpoint::remove_all(&self.inner.dir)?;
         for table in behind {
-            table.apply(&[], limit)?;
+            table.apply(vec![], limit)?;
         }
         if !same {
             self.inner.cursors.clear()?;
         }
         let change = (EPOCH.to_vec(), Some(epoch.0.to_le_bytes().to_vec()));
-        log.apply(&[change], log.version()?.unwrap_or_default() + 1)
+        log.apply(vec![change], log.version()?.unwrap_or_default() + 1)
     }
 
     /// The read model `name`, created if missing.
@@ -313,7 +316,7 @@ impl Tree {
     }
 
     /// All keys and values, in the order of the keys.
-    pub fn load(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
+    pub fn load(&self) -> Result<Vec<Entry>, StateError> {
         let mut entries = Vec::new();
         self.model.table.scan(|key, value| entries.push((key.to_vec(), value.to_vec())))?;
         Ok(entries)
@@ -322,7 +325,7 @@ impl Tree {
     /// Makes the changes and moves `applied`, in one atomic step.
     pub fn apply(&self, changes: Vec<Change>, applied: Lsn) -> Result<(), StateError> {
         let _alone = lock(&self.model.changing);
-        self.model.table.apply(&changes, applied)?;
+        self.model.table.apply(changes, applied)?;
         self.model.applied.store(applied, Ordering::Release);
         Ok(())
     }
@@ -355,7 +358,7 @@ impl Cursors {
         }
         positions.changes += 1;
         let change = (name.as_bytes().to_vec(), Some(next.to_le_bytes().to_vec()));
-        self.table.apply(&[change], positions.changes)
+        self.table.apply(vec![change], positions.changes)
     }
 
     /// Forgets `name`, a sink that is no more.
@@ -365,7 +368,7 @@ impl Cursors {
             return Ok(());
         }
         positions.changes += 1;
-        self.table.apply(&[(name.as_bytes().to_vec(), None)], positions.changes)
+        self.table.apply(vec![(name.as_bytes().to_vec(), None)], positions.changes)
     }
 
     /// The names that have a cursor.

@@ -111,14 +111,14 @@ impl Table {
     }
 
     /// Makes the changes and sets the version, in one atomic step.
-    pub(super) fn apply(&self, changes: &[Change], version: u64) -> Result<(), StateError> {
+    pub(super) fn apply(&self, changes: Vec<Change>, version: u64) -> Result<(), StateError> {
         match self {
             Self::Sled(sled, tree) => sled.call(|_| {
                 let mut batch = sled::Batch::default();
                 for (key, value) in changes {
                     match value {
-                        Some(value) => batch.insert(user_key(key), value.as_slice()),
-                        None => batch.remove(user_key(key)),
+                        Some(value) => batch.insert(user_key(&key), value),
+                        None => batch.remove(user_key(&key)),
                     }
                 }
                 batch.insert(VERSION, &version.to_le_bytes());
@@ -128,8 +128,8 @@ impl Table {
                 let mut entries = lock(entries);
                 for (key, value) in changes {
                     match value {
-                        Some(value) => entries.by_key.insert(key.clone(), value.clone()),
-                        None => entries.by_key.remove(key),
+                        Some(value) => entries.by_key.insert(key, value),
+                        None => entries.by_key.remove(&key),
                     };
                 }
                 entries.version = Some(version);
@@ -182,7 +182,7 @@ impl Filling {
     }
 
     pub(super) fn finish(self, version: u64) -> Result<(), StateError> {
-        self.table.apply(&self.changes, version)
+        self.table.apply(self.changes, version)
     }
 }
 
