@@ -88,8 +88,9 @@ pub(crate) fn check_url(url: &str) -> Result<(), Unfit> {
     if host.is_empty() {
         return Err(Unfit::because("has no host").so(format!("expected {EXPECTED}")));
     }
-    let port = port.strip_prefix(':').map(str::parse::<u16>);
-    if !matches!(port, None | Some(Ok(1..))) || authority.ends_with(']') && port.is_some() {
+    let digits = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = port.strip_prefix(':').filter(digits).and_then(|port| port.parse::<u16>().ok());
+    if !port.is_empty() && number.is_none_or(|port| port == 0) {
         return Err(Unfit::because("has no valid port").so("expected 1 to 65535"));
     }
     Ok(())
@@ -124,4 +125,60 @@ pub(crate) fn check_header_value(value: &str) -> Result<(), Unfit> {
         return Ok(());
     }
     Err(Unfit::expected("a value of visible ASCII characters, spaces and tabs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_can_be_posted_to_are_taken() {
+        for url in [
+            "http://localhost",
+            "http://127.0.0.1:8080/",
+            "https://[::1]",
+            "https://[2001:db8::1]:8443/events?tenant=a%20b",
+            "https://xn--mnchen-3ya.example/~plant/@4",
+        ] {
+            assert_eq!(check_url(url), Ok(()), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_quite_an_address_is_refused() {
+        for url in [
+            "http://",
+            "https://?x",
+            "http://[::1",
+            "http://[::1]8080",
+            "http://a:",
+            "http://a:+80",
+            "http://a:65536",
+            "HTTP//a",
+            "http://a\\b",
+        ] {
+            assert!(check_url(url).is_err(), "{url}");
+        }
+        assert!(check_url(&format!("http://a/{}", "x".repeat(MAX_URL))).is_err());
+    }
+
+    #[test]
+    fn pointers_are_those_of_rfc_6901() {
+        for pointer in ["", "/", "/a/0", "/m~0n", "/a~1b", "/ ", "//"] {
+            assert_eq!(check_pointer(pointer), Ok(()), "{pointer}");
+        }
+        for pointer in ["a", "/~", "/~2", "/a~0~"] {
+            assert!(check_pointer(pointer).is_err(), "{pointer}");
+        }
+    }
+
+    #[test]
+    fn names_are_bounded_and_safe_as_a_file_name() {
+        assert_eq!(check_name(&"x".repeat(MAX_NAME)), Ok(()));
+        for name in ["", ".", "..", ".x", "-x", "a/b", "a b", "ä", &"x".repeat(MAX_NAME + 1)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+        assert_eq!(check_level("Übertemperatur Kessel"), Ok(()));
+        assert!(check_level("a\u{7}").is_err());
+    }
 }

@@ -25,8 +25,8 @@ impl Listener {
         }
     }
 
-    /// Reads one listener; `taken` holds the addresses of those before it.
-    pub(crate) fn read(section: &Section<'_>, taken: &mut Vec<SocketAddr>) -> Option<Self> {
+    /// Reads one listener; `taken` holds the addresses of others, and whose they are.
+    pub(crate) fn read(section: &Section<'_>, taken: &mut Vec<(SocketAddr, &str)>) -> Option<Self> {
         let kind: Option<String> = section.require("type", "\"mqtt\"");
         if kind.as_deref() != Some("mqtt") {
             if kind.is_some() {
@@ -45,16 +45,16 @@ impl Listener {
                     .so("expected a loopback address, or allow-anonymous = true to let everybody in"),
             );
         }
-        if let Some(other) = taken.iter().find(|other| collide(**other, bind)) {
-            section.refuse("bind", Unfit::because(format!("is taken by the listener on {other}")));
+        if let Some((other, whose)) = taken.iter().find(|(other, _)| collide(*other, bind)) {
+            section.refuse("bind", Unfit::because(format!("is taken by {whose} on {other}")));
         }
-        taken.push(bind);
+        taken.push((bind, "the listener"));
         Some(Self::Mqtt { bind, allow_anonymous })
     }
 }
 
 /// Whether two sockets cannot both be bound. Port 0 takes a free one each time.
-pub(crate) fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let same_family = one.is_ipv4() == other.is_ipv4();
     let same_ip = one.ip() == other.ip()
         || same_family && (one.ip().is_unspecified() || other.ip().is_unspecified());

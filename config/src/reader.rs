@@ -51,6 +51,8 @@ pub(crate) struct Section<'d> {
     /// The path from there: `batch`.
     prefix: String,
     known: RefCell<Vec<&'static str>>,
+    /// What the tables in it know, from here: `batch.max-age`.
+    nested: RefCell<Vec<String>>,
     lenient: Cell<bool>,
 }
 
@@ -60,14 +62,7 @@ pub(crate) fn read<T>(
     file: &str,
     read: impl FnOnce(&Section<'_>) -> T,
 ) -> Result<T, Problems> {
-    let document = Document {
-        file,
-        text,
-        problems: RefCell::default(),
-        omitted: Cell::new(0),
-        #[cfg(test)]
-        absent: RefCell::default(),
-    };
+    let document = Document::new(text, file);
     let result = document.read(read);
     match result {
         Some(result) if document.problems.borrow().is_empty() => Ok(result),
@@ -75,7 +70,26 @@ pub(crate) fn read<T>(
     }
 }
 
-impl Document<'_> {
+/// The keys that `read` asks for and `text` does not have.
+#[cfg(test)]
+pub(crate) fn absent_keys<T>(text: &str, read: impl FnOnce(&Section<'_>) -> T) -> Vec<String> {
+    let document = Document::new(text, "");
+    document.read(read);
+    document.absent.into_inner()
+}
+
+impl<'d> Document<'d> {
+    fn new(text: &'d str, file: &'d str) -> Self {
+        Self {
+            file,
+            text,
+            problems: RefCell::default(),
+            omitted: Cell::new(0),
+            #[cfg(test)]
+            absent: RefCell::default(),
+        }
+    }
+
     fn read<T>(&self, read: impl FnOnce(&Section<'_>) -> T) -> Option<T> {
         if self.text.len() > MAX_LEN {
             let what = format!("the file has {} bytes, the limit is {MAX_LEN}", self.text.len());
@@ -102,9 +116,10 @@ impl Document<'_> {
             root: String::new(),
             prefix: String::new(),
             known: RefCell::default(),
+            nested: RefCell::default(),
             lenient: Cell::new(false),
         };
-        Some(top.finish(read))
+        Some(top.finish(read).0)
     }
 
     fn problem(&self, at: Option<usize>, key: String, what: String, expected: String) {
@@ -136,10 +151,11 @@ impl Document<'_> {
 }
 
 impl<'d> Section<'d> {
-    /// Reads the section, then complains about every key that was not asked for.
-    fn finish<T>(self, read: impl FnOnce(&Self) -> T) -> T {
+    /// Reads the section, then complains about every key that was not asked for. Answers with what
+    /// was read and the keys that are known.
+    fn finish<T>(self, read: impl FnOnce(&Self) -> T) -> (T, Vec<String>) {
         let result = read(&self);
-        let known = self.known.take();
+        let (known, nested) = (self.known.take(), self.nested.take());
         for (key, value) in self.table.into_iter().flatten() {
             let name: &str = key.get_ref();
             if known.contains(&name) || self.lenient.get() {
@@ -159,19 +175,26 @@ impl<'d> Section<'d> {
                 (subject, "") => format!("{subject}: "),
                 (subject, prefix) => format!("{subject}: {prefix}: "),
             };
-            let expected = match suggest::nearest(name, &known) {
+            let expected = match suggest::nearest(name, &known, &nested) {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("expected {}", suggest::one_of(&known)),
             };
             let what = format!("{place}unknown {kind} {name:?}");
             self.document.problem(Some(key.span().start), self.path(name), what, expected);
         }
-        result
+        let known = known.into_iter().map(str::to_owned).chain(nested);
+        (result, known.collect())
     }
 
     /// Lets unknown keys pass: which keys belong here is itself unknown after another problem.
     pub(crate) fn pass_unknown_keys(&self) {
         self.lenient.set(true);
+    }
+
+    /// Whether the list `key` has no entry, not even a wrong one.
+    pub(crate) fn is_without(&self, key: &str) -> bool {
+        let value = self.table.and_then(|table| table.get(key)).map(Spanned::get_ref);
+        value.is_none_or(|value| value.as_array().is_some_and(|array| array.is_empty()))
     }
 
     /// Whether the document has `key`.
@@ -220,6 +243,13 @@ impl<'d> Section<'d> {
         let value = self.find(key);
         let table = match value.map(Spanned::get_ref) {
             Some(DeValue::Table(table)) => Some(table),
+            Some(DeValue::Array(array)) if array.iter().any(|entry| entry.get_ref().is_table()) => {
+                let at = value.map(|value| value.span().start);
+                let what = format!("there may be only one {key:?}");
+                let expected = format!("expected [{key}], with single brackets");
+                self.document.problem(at, self.path(key), what, expected);
+                None
+            }
             Some(_) => {
                 self.refuse(key, Unfit::expected("a table"));
                 None
@@ -236,9 +266,12 @@ impl<'d> Section<'d> {
             root: self.root.clone(),
             prefix,
             known: RefCell::default(),
+            nested: RefCell::default(),
             lenient: Cell::new(false),
         };
-        section.finish(read)
+        let (result, known) = section.finish(read);
+        self.nested.borrow_mut().extend(known.iter().map(|name| format!("{key}.{name}")));
+        result
     }
 
     /// Reads each `[[key]]`; what cannot be read is left out.
@@ -273,9 +306,10 @@ impl<'d> Section<'d> {
                 root,
                 prefix: String::new(),
                 known: RefCell::default(),
+                nested: RefCell::default(),
                 lenient: Cell::new(false),
             };
-            entries.extend(section.finish(&mut read));
+            entries.extend(section.finish(&mut read).0);
         }
         entries
     }
@@ -300,11 +334,6 @@ impl<'d> Section<'d> {
         self.refuse_with(key, what, unfit);
     }
 
-    /// The same, where the value may be a secret.
-    pub(crate) fn refuse_unseen(&self, key: &str, unfit: Unfit) {
-        self.refuse_with(key, self.named(key), unfit);
-    }
-
     fn refuse_with(&self, key: &str, mut what: String, unfit: Unfit) {
         let found = self.table.and_then(|table| table.get(key));
         let at = found.map_or(self.span.start, |value| value.span().start);
@@ -323,8 +352,15 @@ impl<'d> Section<'d> {
     }
 
     /// Refuses the first of these values (paths from the top level) that the document has: for what
-    /// is wrong with several of them together.
+    /// is wrong with several of them together, if nothing is wrong with one of them alone.
     pub(crate) fn refuse_path(&self, paths: &[&[&str]], unfit: Unfit) {
+        let refused = |path: &&[&str]| {
+            let key = path.join(".");
+            self.document.problems.borrow().iter().any(|problem| problem.key == key)
+        };
+        if paths.iter().any(refused) {
+            return;
+        }
         let found = paths.iter().find_map(|path| Some((path.join("."), self.locate(path)?)));
         let Some((key, span)) = found else { return };
         let mut what = format!("{key} = {}", self.document.shown(span.clone()));
@@ -333,6 +369,13 @@ impl<'d> Section<'d> {
             what.push_str(&unfit.why);
         }
         self.document.problem(Some(span.start), key, what, unfit.expected);
+    }
+
+    /// The same, where the value may be a secret.
+    pub(crate) fn check_unseen(&self, key: &str, found: Result<(), Unfit>) {
+        if let Err(unfit) = found {
+            self.refuse_with(key, self.named(key), unfit);
+        }
     }
 
     /// Something is wrong with the document as a whole.
@@ -360,8 +403,9 @@ impl<'d> Section<'d> {
 
     /// The key for a person: `sink "cloud": batch.max-age`.
     fn named(&self, key: &str) -> String {
-        let dotted =
-            if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) };
+        let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let key = if key.chars().all(bare) { key.to_owned() } else { format!("{key:?}") };
+        let dotted = if self.prefix.is_empty() { key } else { format!("{}.{key}", self.prefix) };
         if self.subject.is_empty() { dotted } else { format!("{}: {dotted}", self.subject) }
     }
 
@@ -383,6 +427,6 @@ impl Names {
         if self.0.insert(name.to_owned()) {
             return Ok(());
         }
-        Err(Unfit::because("is taken by one before").so("expected a name of its own"))
+        Err(Unfit::because("is already the name of another").so("expected a name of its own"))
     }
 }

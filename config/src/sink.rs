@@ -212,8 +212,13 @@ impl Http {
 
     fn read(section: &Section<'_>) -> Option<Self> {
         let url: Option<String> = section.require("url", "\"https://HOST/PATH\"");
-        if let Some(url) = &url {
-            section.check("url", grammar::check_url(url));
+        match url.as_deref() {
+            // There may be a login in it, which is not for the screen.
+            Some(url) if url.contains('@') => {
+                section.check_unseen("url", grammar::check_url(url));
+            }
+            Some(url) => section.check("url", grammar::check_url(url)),
+            None => {}
         }
         let default = Self::new(url.clone().unwrap_or_default());
         let http = Self {
@@ -245,17 +250,15 @@ fn read_headers(section: &Section<'_>) -> BTreeMap<String, String> {
     let mut headers: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in section.entries::<String>() {
         let twice = headers.keys().any(|other| other.eq_ignore_ascii_case(name));
-        let checked = match value {
+        let found = match &value {
             _ if twice => Err(Unfit::because("is there twice")),
-            Ok(value) => grammar::check_header_name(name)
-                .and_then(|()| grammar::check_header_value(&value))
-                .map(|()| value),
-            Err(unfit) => Err(unfit),
+            Ok(value) => {
+                grammar::check_header_name(name).and_then(|()| grammar::check_header_value(value))
+            }
+            Err(unfit) => Err(unfit.clone()),
         };
-        match checked {
-            Ok(value) => drop(headers.insert(name.to_owned(), value)),
-            Err(unfit) => section.refuse_unseen(name, unfit),
-        }
+        section.check_unseen(name, found);
+        headers.insert(name.to_owned(), value.unwrap_or_default());
     }
     headers
 }
@@ -289,10 +292,10 @@ impl Retry {
         );
         let max =
             section.bounded("max", default.max, Span::milliseconds(1)..=Span::seconds(86_400));
-        if max < initial {
-            let key = if section.has("max") { "max" } else { "initial" };
-            let why = format!("leaves initial ({initial}) above max ({max})");
-            section.refuse(key, Unfit::because(why));
+        if max < initial && section.has("max") {
+            section.refuse("max", Unfit::because(format!("is below retry.initial ({initial})")));
+        } else if max < initial {
+            section.refuse("initial", Unfit::because(format!("is above retry.max ({max})")));
         }
         Self { initial, max }
     }

@@ -1,10 +1,17 @@
 //! What somebody who mistyped a key may have meant.
 
-/// The name that `typed` is a slip away from, if one is.
-pub(crate) fn nearest<'n>(typed: &str, names: &[&'n str]) -> Option<&'n str> {
+/// The name that `typed` is a slip away from, if one is: of those that belong here, or else of those
+/// that belong into a table here (`batch.max-age`), which may be left out of them.
+pub(crate) fn nearest<'n>(typed: &str, here: &[&'n str], nested: &'n [String]) -> Option<&'n str> {
     let allowed = (typed.chars().count() / 3).clamp(1, 3);
-    let distances = names.iter().map(|name| (distance(typed, name), *name));
-    distances.filter(|(distance, _)| *distance <= allowed).min().map(|(_, name)| name)
+    let last = |name: &'n str| name.rsplit('.').next().unwrap_or(name);
+    let here = here.iter().map(|name| (distance(typed, name), *name));
+    let nested = nested.iter().map(|name| (distance(typed, last(name)), name.as_str()));
+    let nearest = |found: &mut dyn Iterator<Item = (usize, &'n str)>| {
+        found.filter(|(distance, _)| *distance <= allowed).min_by_key(|(distance, _)| *distance)
+    };
+    let found = nearest(&mut here.into_iter()).or_else(|| nearest(&mut nested.into_iter()));
+    found.map(|(_, name)| name)
 }
 
 /// `"a"`, or `one of "a", "b"`.
@@ -42,16 +49,23 @@ mod tests {
 
     #[test]
     fn a_slip_is_recognized() {
-        assert_eq!(nearest("max-evnts", &NAMES), Some("max-events"));
-        assert_eq!(nearest("max_bytes", &NAMES), Some("max-bytes"));
-        assert_eq!(nearest("Max-Age", &NAMES), Some("max-age"));
+        assert_eq!(nearest("max-evnts", &NAMES, &[]), Some("max-events"));
+        assert_eq!(nearest("max_bytes", &NAMES, &[]), Some("max-bytes"));
+        assert_eq!(nearest("Max-Age", &NAMES, &[]), Some("max-age"));
+    }
+
+    #[test]
+    fn a_table_may_have_been_left_out() {
+        let nested = ["batch.max-events".to_owned(), "retry.initial".to_owned()];
+        assert_eq!(nearest("max-evnts", &["url"], &nested), Some("batch.max-events"));
+        assert_eq!(nearest("urll", &["url"], &nested), Some("url"));
     }
 
     #[test]
     fn something_else_is_not_a_slip() {
-        assert_eq!(nearest("url", &NAMES), None);
-        assert_eq!(nearest("", &NAMES), None);
-        assert_eq!(nearest("timeout", &NAMES), None);
+        assert_eq!(nearest("url", &NAMES, &[]), None);
+        assert_eq!(nearest("", &NAMES, &[]), None);
+        assert_eq!(nearest("timeout", &NAMES, &[]), None);
     }
 
     #[test]

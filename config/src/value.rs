@@ -237,7 +237,13 @@ impl FromValue for Vec<TopicFilter> {
         const EXPECTED: &str = "a list of topic filters, such as [\"plant/#\", \"alerts/#\"]";
         let list = value.as_array().filter(|list| !list.is_empty());
         let list = list.ok_or_else(|| Unfit::expected(EXPECTED))?;
-        list.iter().map(|entry| TopicFilter::from_value(entry.get_ref())).collect()
+        let filters = list.iter().map(|entry| {
+            let text = entry.get_ref().as_str().ok_or_else(|| Unfit::expected(EXPECTED))?;
+            Filter::new(text)
+                .map(TopicFilter)
+                .map_err(|why| Unfit::because(format!("holds {text:?}, which {why}")))
+        });
+        filters.collect()
     }
 }
 

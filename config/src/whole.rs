@@ -4,7 +4,7 @@ use crate::admin::{Admin, LogOutput};
 use crate::alert::Alert;
 use crate::gateway::{EventType, Gateway};
 use crate::limits::Limits;
-use crate::listener::{self, Listener};
+use crate::listener::Listener;
 use crate::log::Log;
 use crate::problem::{Problems, Unfit};
 use crate::reader::{self, Names, Section};
@@ -43,17 +43,19 @@ impl Config {
     }
 
     pub(crate) fn read(top: &Section<'_>) -> Self {
-        let mut addresses = Vec::new();
+        let gateway = top.table("gateway", Gateway::read);
+        let admin = top.table("admin", Admin::read);
+        let mut addresses = vec![(admin.bind, "[admin]")];
         let (mut sinks, mut alerts) = (Names::default(), Names::default());
         let config = Self {
-            gateway: top.table("gateway", Gateway::read),
+            gateway,
             listeners: top.list("listener", |section| Listener::read(section, &mut addresses)),
             limits: top.table("limits", Limits::read),
             log: top.table("log", Log::read),
             event_types: top.list("event-type", EventType::read),
             sinks: top.list("sink", |section| Sink::read(section, &mut sinks)),
             alerts: top.list("alert", |section| Alert::read(section, &mut alerts)),
-            admin: top.table("admin", Admin::read),
+            admin,
             log_output: top.table("log-output", LogOutput::read),
         };
         config.check_together(top);
@@ -62,7 +64,7 @@ impl Config {
 
     /// What one section asks of another.
     fn check_together(&self, top: &Section<'_>) {
-        if !top.has("listener") {
+        if top.is_without("listener") {
             top.refuse_document(
                 "listener",
                 "there is no [[listener]]: no event could come in",
@@ -73,11 +75,9 @@ impl Config {
         let (segment, commit) = (log.segment_size, log.commit.max_bytes);
         let packet = limits.max_packet_size;
         if log.max_size.0 / 4 < segment.0 {
-            let why = format!("leaves room for fewer than 4 segments of {segment}");
-            let so = format!(
-                "expected a max-size of at least 4 × segment-size, or a smaller segment-size (max-size is {})",
-                log.max_size
-            );
+            let why =
+                format!("leaves room for fewer than 4 segments of {segment} in {}", log.max_size);
+            let so = "expected max-size to be at least 4 × segment-size";
             top.refuse_path(
                 &[&["log", "max-size"], &["log", "segment-size"]],
                 Unfit::because(why).so(so),
@@ -114,15 +114,10 @@ impl Config {
                 "1 to {} (limits.max-topic-levels)",
                 limits.max_topic_levels
             ));
-            top.refuse_path(&[&["gateway", "device-level"]], unfit);
-        }
-        let admin = self.admin.bind;
-        let clash =
-            self.listeners.iter().map(Listener::bind).find(|bind| listener::collide(*bind, admin));
-        if let Some(bind) = clash {
-            let why =
-                format!("leaves [admin] on {admin} and a listener on {bind} with one address");
-            top.refuse_path(&[&["admin", "bind"], &["listener"]], Unfit::because(why));
+            top.refuse_path(
+                &[&["gateway", "device-level"], &["limits", "max-topic-levels"]],
+                unfit,
+            );
         }
     }
 
@@ -153,3 +148,6 @@ impl Config {
         warnings
     }
 }
+
+#[cfg(test)]
+mod tests;
