@@ -218,12 +218,20 @@ impl<'d> Section<'d> {
     where
         T: FromValue + PartialOrd + Display,
     {
-        let Some(value) = self.get(key) else { return default };
+        self.get_bounded(key, bounds).unwrap_or(default)
+    }
+
+    /// The value of `key`, if it is there; a value beyond the bounds is a problem.
+    pub(crate) fn get_bounded<T>(&self, key: &'static str, bounds: RangeInclusive<T>) -> Option<T>
+    where
+        T: FromValue + PartialOrd + Display,
+    {
+        let value = self.get(key)?;
         if !bounds.contains(&value) {
             let (low, high) = (bounds.start(), bounds.end());
             self.refuse(key, Unfit::expected(format_args!("{low} to {high}")));
         }
-        value
+        Some(value)
     }
 
     /// The value of `key`, which must be there; `such_as` shows what it may look like.

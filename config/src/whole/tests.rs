@@ -6,7 +6,14 @@ use crate::sink::Http;
 const SHIPPED: &str = include_str!("../../tidegate.toml");
 
 /// The keys without a default: the file shows an example.
-const EXAMPLES: [&str; 4] = ["device-level", "bearer-token-file", "headers.X-Site", "clear"];
+const EXAMPLES: [&str; 6] = [
+    "device-level",
+    "bearer-token-file",
+    "rate.max-events",
+    "rate.max-bytes",
+    "headers.X-Site",
+    "clear",
+];
 /// What an entry of a list cannot be without, by its header.
 const REQUIRED: [(&str, &[&str]); 3] = [
     ("[[event-type]]", &["topic", "type"]),
