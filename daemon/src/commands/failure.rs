@@ -1,7 +1,9 @@
 //! How a command fails: one clear message and an exit status of `sysexits.h`.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
 
 /// Why a command ends without success. `Display` gives the message alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +50,35 @@ impl Failure {
             _ => Self::EX_IOERR,
         };
         Self::new(code, format!("{what}: {error}"))
+    }
+
+    /// Something ordinary that the system refused.
+    pub fn system(what: impl fmt::Display, error: &io::Error) -> Self {
+        Self::new(Self::EX_OSERR, format!("{what}: {error}"))
+    }
+
+    /// An address that `what` cannot have.
+    pub fn bind(what: impl fmt::Display, address: SocketAddr, error: &io::Error) -> Self {
+        let (code, hint) = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                (Self::EX_UNAVAILABLE, "; another process has it, or choose another port")
+            }
+            io::ErrorKind::PermissionDenied => {
+                (Self::EX_NOPERM, "; ports below 1024 need a privilege, choose another port")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                (Self::EX_UNAVAILABLE, "; no interface of this machine has that address")
+            }
+            _ => (Self::EX_OSERR, ""),
+        };
+        Self::new(code, format!("{what}: cannot listen on {address}: {error}{hint}"))
+    }
+
+    /// Prints the message on standard error; answers with the exit status.
+    pub fn report(&self) -> ExitCode {
+        // With standard error closed there is nobody left to tell.
+        let _ = writeln!(io::stderr(), "tidegate: {self}");
+        ExitCode::from(self.code)
     }
 }
 

@@ -2,3 +2,81 @@
 
 pub mod check;
 pub mod failure;
+mod receiver;
+mod signals;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use tidegate_config::LogOutput;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+pub use failure::Failure;
+
+/// Edge event gateway: takes events over MQTT, has them on disk before it acknowledges them, watches
+/// them for alerts, and forwards them to a cloud event bus.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a config file, and say what is wrong with it
+    Check(check::Options),
+    /// Run the small upstream that comes with tidegate: takes CloudEvents, keeps and shows them
+    Receiver(receiver::Options),
+}
+
+/// The config file to use.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The config file
+    #[arg(long, short, value_name = "FILE", default_value = "/etc/tidegate/tidegate.toml")]
+    config: PathBuf,
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Check(options) => check::run(&options).map(|report| {
+                let _ = io::stdout().write_all(report.as_bytes());
+            }),
+            Command::Receiver(options) => receiver::run(&options),
+        }
+    }
+}
+
+/// The runtime that everything but the logs' writer threads runs on.
+fn runtime() -> Result<Runtime, Failure> {
+    Runtime::new().map_err(|error| Failure::system("cannot start the runtime", &error))
+}
+
+fn start_logging(output: &LogOutput) -> Result<(), Failure> {
+    crate::logging::start(output).map_err(|error| {
+        Failure::new(Failure::EX_SOFTWARE, format!("cannot start logging: {error}"))
+    })
+}
+
+/// Binds the address of `what`.
+async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| Failure::bind(what, address, &error))
+}
+
+fn local_address(address: io::Result<SocketAddr>) -> Result<SocketAddr, Failure> {
+    address.map_err(|error| Failure::system("cannot tell the address of a socket", &error))
+}
+
+/// How a command ends whose tasks ended for this reason, if any.
+fn outcome(failure: Option<String>) -> Result<(), Failure> {
+    match failure {
+        Some(why) => Err(Failure::new(Failure::EX_SOFTWARE, format!("stopped: {why}"))),
+        None => Ok(()),
+    }
+}

@@ -175,6 +175,17 @@ pub struct Receiver {
     scans: Arc<Semaphore>,
 }
 
+/// What a receiver has received since it was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Events stored.
+    pub events: u64,
+    /// Events that it had already.
+    pub duplicates: u64,
+    /// LSNs missing, over all gateways.
+    pub missing: u64,
+}
+
 #[derive(Debug)]
 struct State {
     seen: seen::Seen,
@@ -241,6 +252,16 @@ impl Receiver {
     /// ends; what was received stays, and it can be served again.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         http::serve(self, listener, stop).await;
+    }
+
+    /// What it has received.
+    pub fn counts(&self) -> Counts {
+        let state = self.state();
+        Counts {
+            events: state.model.totals.events,
+            duplicates: state.model.totals.duplicates,
+            missing: state.seen.missing(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
