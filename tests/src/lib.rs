@@ -6,8 +6,11 @@ pub mod process;
 pub mod site;
 // the gateway, with a config written for the test,
 pub mod gateway;
-// and the upstream that comes with it.
+// the upstream that comes with it.
 pub mod receiver;
+
+// Whether everything that went in came out there.
+pub mod tally;
 
 // What acts on them: publishers that remember what was acknowledged,
 pub mod load;

@@ -88,26 +88,41 @@ impl Receiver {
         summary[name].as_u64().unwrap_or_else(|| panic!("no number {name} in {summary}"))
     }
 
-    /// How many events it keeps.
+    /// How many events it has stored.
     #[track_caller]
     pub fn stored(&self) -> u64 {
-        self.count("events")
+        self.count("received")
+    }
+
+    /// How many events are missing between those that it has, by their places in the gateway's log.
+    #[track_caller]
+    pub fn missing(&self) -> u64 {
+        self.count("missing")
+    }
+
+    /// Shows `look` every event it keeps, in the order of arrival.
+    #[track_caller]
+    pub fn each_event(&self, mut look: impl FnMut(&Value)) {
+        let mut from = 1;
+        loop {
+            let path = format!("/api/events?from={from}&limit={PAGE}");
+            let page = http::get_json(self.address(), &path);
+            for listed in page["events"].as_array().into_iter().flatten() {
+                look(&listed["event"]);
+            }
+            if page["more"] != true {
+                return;
+            }
+            from = page["next"].as_u64().unwrap_or_else(|| panic!("no next in {page}"));
+        }
     }
 
     /// Every event it keeps, in the order of arrival.
     #[track_caller]
     pub fn events(&self) -> Vec<Value> {
         let mut events = Vec::new();
-        loop {
-            let from = events.len();
-            let page =
-                http::get_json(self.address(), &format!("/api/events?from={from}&limit={PAGE}"));
-            let found = page["events"].as_array().cloned().unwrap_or_default();
-            if found.is_empty() {
-                return events;
-            }
-            events.extend(found);
-        }
+        self.each_event(|event| events.push(event.clone()));
+        events
     }
 }
 

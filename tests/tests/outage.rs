@@ -1,0 +1,100 @@
+//! The upstream goes away and comes back.
+
+use tidegate_tests::gateway::Gateway;
+use tidegate_tests::load::{Fleet, Run, Shape};
+use tidegate_tests::packet::{PUBACK, Version, publish};
+use tidegate_tests::receiver::Receiver;
+use tidegate_tests::tally::Tally;
+use tidegate_tests::wait::{LATER, SOON, eventually};
+use tidegate_tests::wire::Wire;
+
+const RATE: u64 = 5_000;
+const QUOTA_EXCEEDED: u8 = 0x97;
+
+/// Events that wait for the sink `cloud`.
+#[track_caller]
+fn lag(gateway: &Gateway) -> u64 {
+    let status = gateway.status();
+    let sinks = status["sinks"].as_array().cloned().unwrap_or_default();
+    let sink = sinks.iter().find(|sink| sink["name"] == "cloud");
+    let lag = sink.and_then(|sink| sink["lag"].as_u64());
+    lag.unwrap_or_else(|| panic!("no lag of the sink cloud in {status}"))
+}
+
+#[test]
+fn an_outage_refuses_nothing_and_drains_without_gap_or_duplicate() {
+    let mut receiver = Receiver::start();
+    let mut gateway = Gateway::start(&receiver.sink());
+    let fleet = Fleet::connect(gateway.mqtt(), &Shape::default()).unwrap();
+    let load = fleet.start(Run::time(LATER * 2).at_rate(RATE));
+    eventually("events upstream", SOON, || receiver.stored() > RATE / 2);
+
+    receiver.stop();
+    eventually("the lag grows", LATER, || lag(&gateway) > 3 * RATE);
+    receiver.restart();
+    eventually("the backlog drains while the load goes on", LATER, || lag(&gateway) < RATE / 2);
+
+    let (fleet, report) = load.stop();
+    assert_eq!((report.broken, report.refused), (None, 0));
+    assert_eq!(report.acknowledged, report.sent);
+    let tally = Tally::is_complete(&receiver, &fleet);
+    assert_eq!((tally.events(), receiver.missing()), (report.sent, 0));
+    eventually("no lag is left", SOON, || lag(&gateway) == 0);
+    gateway.stop();
+}
+
+#[test]
+fn a_gateway_that_starts_without_its_upstream_takes_events() {
+    let mut receiver = Receiver::start();
+    receiver.stop();
+    let gateway = Gateway::start(&receiver.sink());
+    let mut fleet = Fleet::connect(gateway.mqtt(), &Shape::default()).unwrap();
+    let report = fleet.run(Run::messages(5_000, LATER));
+    assert_eq!(report.acknowledged, 5_000);
+    receiver.restart();
+    let tally = Tally::is_complete(&receiver, &fleet);
+    assert_eq!(tally.events(), 5_000);
+}
+
+/// Small enough to be full soon; events stay until the receiver has them.
+const SMALL_LOG: &str = "[log]\nmax-size = \"4MiB\"\nsegment-size = \"256KiB\"\n";
+
+#[test]
+fn a_full_log_holds_a_publisher_back_until_there_is_room() {
+    let mut receiver = Receiver::start();
+    let mut gateway = Gateway::start(&format!("{SMALL_LOG}{}", receiver.sink()));
+    receiver.stop();
+    let fleet = Fleet::connect(gateway.mqtt(), &Shape { connections: 3, ..Shape::default() });
+    let load = fleet.unwrap().start(Run::messages(60_000, LATER * 2));
+    // 4 MiB hold less than 20,000 such events.
+    let mut before = 0;
+    eventually("the publishers stand still", LATER, || {
+        let answered = load.answered();
+        std::mem::replace(&mut before, answered) == answered && answered > 1_000
+    });
+    assert!(load.answered() < 20_000, "{} acknowledged", load.answered());
+
+    // MQTT 5 is told why.
+    let mut wire = Wire::client(gateway.mqtt(), Version::V5, "told");
+    wire.send(&publish(Version::V5, 1, b"a", 7, b"x"));
+    let answer = wire.answer();
+    assert!(
+        matches!(&answer, Some((PUBACK, body)) if body[..] == [0, 7, QUOTA_EXCEEDED]
+            || body.starts_with(&[0, 7, QUOTA_EXCEEDED])),
+        "{answer:02x?}"
+    );
+    assert!(!load.is_finished(), "nobody was thrown out");
+
+    receiver.restart();
+    let (fleet, report) = load.join();
+    assert_eq!((report.broken, report.acknowledged), (None, 60_000));
+    let tally = Tally::is_complete(&receiver, &fleet);
+    assert_eq!((tally.events(), receiver.missing()), (60_000, 0));
+    wire.send(&publish(Version::V5, 1, b"a", 8, b"x"));
+    let answer = wire.answer();
+    assert!(
+        matches!(&answer, Some((PUBACK, body)) if body.get(2).is_none_or(|reason| *reason < 0x80)),
+        "{answer:02x?}"
+    );
+    gateway.stop();
+}
