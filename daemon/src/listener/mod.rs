@@ -1,26 +1,75 @@
-//! Bytes in: accept, codec, sessions.
+//! Bytes in: MQTT 3.1.1 and 5.0 over TCP, one task a connection.
+//!
+//! ```text
+//! accept ─▶ connect (CONNECT → CONNACK) ─▶ connection ─┬─ inbound   PUBLISH → gate → commit → PUBACK
+//!                                                      ├─ session   packet ids, both directions
+//!            wire (buffers)   codec (packets)          └─ outbound  bus → PUBLISH
+//! ```
+//!
+//! What a client can rely on:
+//! - PUBACK and PUBREC leave after the fdatasync that covers the event, in the order of the PUBLISH
+//!   packets. A connection goes on being read while its events wait, up to `limits.max-inflight`
+//!   (MQTT 5: the receive maximum).
+//! - When the log has no room, or the disk takes no writes, an MQTT 5 client is told (0x97, 0x80)
+//!   and QoS 0 is dropped and counted; a 3.1.1 client is not read until there is room, and not thrown
+//!   out meanwhile.
+//! - Every session is a clean one: it ends with its connection. Session present is always 0; a client
+//!   that asks for more is let in all the same, and, in MQTT 5, told a session expiry interval of 0.
+//! - There are no shared subscriptions (0x9E), topic aliases (0x94) and authentication methods (0x8C)
+//!   yet, and topics that begin with `$` are not open to publishers (0x90).
+//! - What a client does wrong costs it the connection, with the MQTT 5 reason code, and nobody else
+//!   anything. Its will is published then, as after any end but its own DISCONNECT and the drain.
 
+mod accept;
+mod clients;
+mod codec;
+mod connect;
+mod connection;
+mod inbound;
 mod metrics;
+mod outbound;
+mod session;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tidegate_config::Limits;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
 
-use crate::bus::BusHandle;
-use crate::gate::Gate;
+use crate::bus::{BusHandle, SubscriberError};
+use crate::gate::{Denied, Gate};
 use crate::supervise::Supervisor;
 
+use clients::Clients;
+use codec::{Bad, Reason};
 pub use metrics::Metrics;
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: u32 = 1024;
 
 /// A bound socket, not yet served.
 #[derive(Debug)]
-pub struct Listener {}
+pub struct Listener {
+    socket: TcpListener,
+}
 
 /// What all listeners, and all their connections, share. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
-pub struct Shared {}
+pub struct Shared {
+    gate: Arc<Gate>,
+    bus: BusHandle,
+    limits: Arc<Limits>,
+    metrics: Metrics,
+    supervisor: Supervisor,
+    clients: Clients,
+    /// One permit a connection that may still come.
+    room: Arc<Semaphore>,
+}
 
 impl Shared {
     /// The way into the log and out of the bus for every connection.
@@ -31,8 +80,16 @@ impl Shared {
         metrics: Metrics,
         supervisor: Supervisor,
     ) -> Self {
-        let _ = (gate, bus, limits, metrics, supervisor);
-        todo!()
+        let room = Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS));
+        Self {
+            gate,
+            bus,
+            limits: Arc::new(limits),
+            metrics,
+            supervisor,
+            clients: Clients::default(),
+            room: Arc::new(room),
+        }
     }
 }
 
@@ -40,18 +97,75 @@ impl Listener {
     /// Binds and listens: clients may connect, and wait until [`Listener::serve`]. To be called inside
     /// the runtime.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let _ = address;
-        todo!()
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self { socket: socket.listen(BACKLOG)? })
     }
 
     /// Where it listens; tells the port that port 0 became.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        todo!()
+        self.socket.local_addr()
     }
 
     /// Accepts connections, each a task of its own, until the drain.
     pub fn serve(self, shared: Shared) {
-        let _ = shared;
-        todo!()
+        accept::serve(self.socket, shared);
+    }
+}
+
+/// Why a connection ends.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    /// The client is gone without a word.
+    #[error("connection lost")]
+    Lost,
+    #[error("connection lost: {0}")]
+    Io(#[from] io::Error),
+    #[error("client disconnected")]
+    Disconnected { with_will: bool },
+    #[error("client broke the protocol: {0}")]
+    Bad(#[from] Bad),
+    #[error("client sent nothing for one and a half times its keep-alive")]
+    KeepAlive,
+    #[error("the same client id connected again")]
+    TakenOver,
+    #[error("the daemon stops")]
+    Drain,
+    #[error("MQTT 3.1.1 client cannot be told otherwise that its event was refused: {0}")]
+    Denied(Denied),
+    #[error(
+        "MQTT 3.1.1 client cannot be told otherwise that its event could not be written to disk"
+    )]
+    NotStored,
+    #[error(transparent)]
+    Bus(#[from] SubscriberError),
+}
+
+impl End {
+    /// What a DISCONNECT says, where one is sent.
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Lost | Self::Io(_) | Self::Disconnected { .. } => None,
+            Self::Bad(Bad(reason, _)) => Some(*reason),
+            Self::KeepAlive => Some(Reason::KeepAliveTimeout),
+            Self::TakenOver => Some(Reason::TakenOver),
+            Self::Drain | Self::Bus(SubscriberError::Stopped) => Some(Reason::ShuttingDown),
+            Self::Denied(_) => Some(Reason::TopicInvalid),
+            Self::NotStored | Self::Bus(SubscriberError::Read(_)) => Some(Reason::Unspecified),
+        }
+    }
+
+    /// Whether the will is published (`[MQTT-3.1.2-8]`, `[MQTT-3.14.4-3]`). Not at the drain: the
+    /// clients are well.
+    fn publishes_will(&self) -> bool {
+        match self {
+            Self::Disconnected { with_will } => *with_will,
+            Self::Drain | Self::Bus(SubscriberError::Stopped) => false,
+            _ => true,
+        }
     }
 }

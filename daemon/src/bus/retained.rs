@@ -1,0 +1,250 @@
+//! Retained messages: the last event of each topic that was published with RETAIN.
+//!
+//! A read model of the log: held in memory, bounded in count (`limits.max-retained`) and bytes, and
+//! written to the state in batches, so that a start need not read the whole log. The state holds each
+//! as the block of one event (`tidegate_event::record`), under its topic.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Bound;
+use std::time::{Duration, Instant};
+
+use tidegate_event::record::Properties;
+use tidegate_event::{BlockBuilder, Draft, Epoch, EventId, EventRef, Filter, Lane, Lsn, record};
+use tracing::warn;
+
+use super::event::Event;
+use super::metrics::Metrics;
+use crate::clock::unix_micros;
+use crate::state::{StateError, Tree};
+
+/// Topics, properties and payloads of all retained messages together.
+const MAX_BYTES: usize = 64 << 20;
+/// How long a change may wait before it is written to the state.
+const CHANGE_DELAY: Duration = Duration::from_millis(100);
+/// How many changed topics may wait.
+const MAX_CHANGES: usize = 500;
+/// How long the state may claim less than it covers, and over how many events: that much of the log
+/// cannot be released, and is read again at the next start.
+const POSITION_DELAY: Duration = Duration::from_secs(5);
+const MAX_POSITION_GAP: u64 = 10_000;
+/// How long a message whose time is over may take up room.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+/// After a failed write to the state.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// The retained messages.
+#[derive(Debug)]
+pub(super) struct Retained {
+    entries: BTreeSet<Entry>,
+    bytes: usize,
+    max_count: usize,
+    metrics: Metrics,
+    tree: Tree,
+    /// Topics whose entry in the tree is out of date.
+    changed: HashSet<Box<str>>,
+    /// What the tree covers.
+    applied: Lsn,
+    /// When the tree was last written, or when the oldest change came.
+    since: Instant,
+    /// No write before this.
+    retry_at: Option<Instant>,
+    expired_at: Instant,
+}
+
+/// One retained message; its key is the topic.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The message.
+    pub(super) event: Event,
+    /// Who published it.
+    pub(super) origin: Box<str>,
+}
+
+impl Retained {
+    /// Reads what `tree` holds.
+    pub(super) fn load(tree: Tree, max_count: usize, metrics: Metrics) -> Result<Self, StateError> {
+        let mut entries = BTreeSet::new();
+        for (key, value) in tree.load()? {
+            match decode(&value) {
+                Some(entry) => _ = entries.insert(entry),
+                None => warn!(
+                    topic = %String::from_utf8_lossy(&key),
+                    "a retained message in the state is damaged and left out"
+                ),
+            }
+        }
+        metrics.retained.set(entries.len() as i64);
+        Ok(Self {
+            bytes: entries.iter().map(|entry| entry.event.size()).sum(),
+            entries,
+            max_count,
+            metrics,
+            applied: tree.applied(),
+            tree,
+            changed: HashSet::new(),
+            since: Instant::now(),
+            retry_at: None,
+            expired_at: Instant::now(),
+        })
+    }
+
+    /// The log up to and including this LSN is in the state.
+    pub(super) fn applied(&self) -> Lsn {
+        self.applied
+    }
+
+    /// Takes in an event of the log that was published with RETAIN: it becomes its topic's message,
+    /// or removes it, if it has no payload (`[MQTT-3.3.1-6]`).
+    pub(super) fn apply(&mut self, event: &EventRef<'_>) {
+        let old = self.entries.take(event.topic);
+        self.bytes -= old.as_ref().map_or(0, |entry| entry.event.size());
+        if !event.payload.is_empty() {
+            let copy = Event::copy(event);
+            if self.entries.len() < self.max_count && self.bytes + copy.size() <= MAX_BYTES {
+                self.bytes += copy.size();
+                self.entries.insert(Entry { event: copy, origin: event.origin.into() });
+            } else {
+                self.metrics.retained_refused.inc();
+            }
+        } else if old.is_none() {
+            return;
+        }
+        self.metrics.retained.set(self.entries.len() as i64);
+        self.mark(event.topic);
+    }
+
+    fn mark(&mut self, topic: &str) {
+        if self.changed.is_empty() {
+            self.since = Instant::now();
+        }
+        if !self.changed.contains(topic) {
+            self.changed.insert(topic.into());
+        }
+    }
+
+    /// The messages whose topics match and whose time is not over, in the order of their topics.
+    pub(super) fn matching(&self, filter: &Filter) -> impl Iterator<Item = &Entry> {
+        let now = unix_micros();
+        // Only topics that begin like the filter come into question: `a/b` for `a/b/#`, which
+        // matches `a/b` too.
+        let text = filter.as_str();
+        let wildcard = text.find(['+', '#']).unwrap_or(text.len());
+        let prefix = text[..wildcard].trim_end_matches('/');
+        self.entries
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(move |entry| entry.event.topic().starts_with(prefix))
+            .filter(|entry| filter.matches(entry.event.topic()))
+            .filter(move |entry| entry.event.expiry(now) != Some(0))
+    }
+
+    /// Forgets messages whose time is over, now and then.
+    fn expire(&mut self) {
+        if self.expired_at.elapsed() < EXPIRY_INTERVAL {
+            return;
+        }
+        self.expired_at = Instant::now();
+        let now = unix_micros();
+        let over: Vec<Box<str>> = self
+            .entries
+            .iter()
+            .filter(|entry| entry.event.expiry(now) == Some(0))
+            .map(|entry| entry.event.topic().into())
+            .collect();
+        for topic in over {
+            let old = self.entries.take(&*topic);
+            self.bytes -= old.map_or(0, |entry| entry.event.size());
+            self.mark(&topic);
+        }
+        self.metrics.retained.set(self.entries.len() as i64);
+    }
+
+    /// When [`Retained::write`] is due, if everything up to and including `read` was applied.
+    pub(super) fn due(&self, read: Lsn) -> Option<Instant> {
+        let at = if !self.changed.is_empty() {
+            let full = self.changed.len() >= MAX_CHANGES;
+            self.since + if full { Duration::ZERO } else { CHANGE_DELAY }
+        } else if read > self.applied {
+            let far = read - self.applied >= MAX_POSITION_GAP;
+            self.since + if far { CHANGE_DELAY } else { POSITION_DELAY }
+        } else {
+            return None;
+        };
+        Some(self.retry_at.map_or(at, |retry| at.max(retry)))
+    }
+
+    /// Writes the changes to the state, which then covers the log up to and including `read`. After a
+    /// failure they are kept for another attempt; the log holds them until then.
+    pub(super) fn write(&mut self, read: Lsn) {
+        self.expire();
+        let mut block = None;
+        let changes = self
+            .changed
+            .iter()
+            .map(|topic| {
+                let entry = self.entries.get(&**topic);
+                let value = entry.map(|entry| encode(entry, &mut block));
+                (topic.as_bytes().to_vec(), value)
+            })
+            .collect();
+        match self.tree.apply(changes, read) {
+            Ok(()) => {
+                self.changed.clear();
+                self.applied = read;
+                self.retry_at = None;
+            }
+            Err(why) => {
+                warn!("retained messages could not be written to the state: {why}");
+                self.retry_at = Some(Instant::now() + RETRY_DELAY);
+            }
+        }
+        self.since = Instant::now();
+    }
+}
+
+fn encode(entry: &Entry, block: &mut Option<BlockBuilder>) -> Vec<u8> {
+    let event = &entry.event;
+    let block = block.get_or_insert_with(|| BlockBuilder::new("", event.received));
+    block.restart(&entry.origin, event.received);
+    block.push(&Draft {
+        topic: event.topic(),
+        qos: event.qos,
+        retain: true,
+        properties: Properties::new(event.properties().as_bytes()),
+        payload: event.payload(),
+    });
+    block.finish().to_vec()
+}
+
+fn decode(value: &[u8]) -> Option<Entry> {
+    // The state does not keep where in the log it stood.
+    let nowhere = EventId { epoch: Epoch(0), lane: Lane(0), lsn: 0 };
+    let event = record::events(value, nowhere).next()?.ok()?;
+    Some(Entry { event: Event::copy(&event), origin: event.origin.into() })
+}
+
+impl Borrow<str> for Entry {
+    fn borrow(&self) -> &str {
+        self.event.topic()
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.event.topic() == other.event.topic()
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.event.topic().cmp(other.event.topic())
+    }
+}

@@ -1,0 +1,304 @@
+//! The bus's task: reads the log behind the commits, and hands each event to whom it concerns.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidegate_event::{Filter, Lsn, record};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::event::{Delivery, Event, Options};
+use super::metrics::Metrics;
+use super::queue::Queue;
+use super::retained::Retained;
+use super::trie::Trie;
+use super::{RetainHandling, Subscription};
+use crate::log::{Chunk, Log, Read, Reader};
+
+/// Bytes read from the log at once.
+const READ_BYTES: usize = 256 * 1024;
+/// Nobody subscribed: only retained messages are looked for, and they may wait this long.
+const QUIET_DELAY: Duration = Duration::from_millis(20);
+/// After the file system refused to read.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// What sessions ask of the bus. A session has one question open at a time, so the channel that
+/// carries them needs no bound of its own.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Adds or replaces subscriptions; answers with their retained messages.
+    Subscribe {
+        id: u64,
+        client: Arc<str>,
+        queue: Arc<Queue>,
+        subscriptions: Vec<Subscription>,
+        reply: oneshot::Sender<Vec<Delivery>>,
+    },
+    /// Ends subscriptions.
+    Unsubscribe { id: u64, filters: Vec<Filter>, reply: oneshot::Sender<()> },
+    /// The session has read the log up to `from`; answers where the bus takes over.
+    Rejoin { id: u64, from: Lsn, reply: oneshot::Sender<Lsn> },
+    /// The session has ended.
+    Detach { id: u64 },
+}
+
+/// The bus.
+#[derive(Debug)]
+pub(super) struct Bus {
+    log: Arc<Log>,
+    reader: Reader,
+    chunk: Chunk,
+    /// The event that comes next.
+    next: Lsn,
+    trie: Trie<Entry>,
+    members: HashMap<u64, Member>,
+    /// Members that have something pending.
+    touched: Vec<u64>,
+    retained: Retained,
+    metrics: Metrics,
+    committed: watch::Receiver<Lsn>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// No reading before this, after a failure.
+    retry_at: Option<Instant>,
+}
+
+/// A subscription in the trie.
+#[derive(Debug)]
+struct Entry {
+    id: u64,
+    options: Options,
+}
+
+/// A session that subscribed.
+#[derive(Debug)]
+struct Member {
+    client: Arc<str>,
+    queue: Arc<Queue>,
+    filters: Vec<Filter>,
+    /// It has read the log itself up to here.
+    live_from: Lsn,
+    /// What the chunk in hand holds for it.
+    pending: Vec<(Lsn, Delivery)>,
+}
+
+/// What woke the task.
+enum Wake {
+    Command(Command),
+    Read,
+    Write,
+    Drain,
+}
+
+impl Bus {
+    pub(super) fn new(
+        log: Arc<Log>,
+        retained: Retained,
+        metrics: Metrics,
+        commands: mpsc::UnboundedReceiver<Command>,
+    ) -> Self {
+        let next = retained.applied() + 1;
+        Self {
+            reader: log.reader(next),
+            chunk: Chunk::default(),
+            next,
+            trie: Trie::new(),
+            members: HashMap::new(),
+            touched: Vec::new(),
+            retained,
+            metrics,
+            committed: log.watch(),
+            commands,
+            retry_at: None,
+            log,
+        }
+    }
+
+    /// Runs until the drain.
+    pub(super) async fn run(mut self, drain: CancellationToken) {
+        loop {
+            let wake = self.wake(&drain).await;
+            self.read_up_to(self.log.committed()).await;
+            match wake {
+                Wake::Command(command) => self.obey(command),
+                Wake::Read => {}
+                Wake::Write => self.write(),
+                Wake::Drain => break,
+            }
+        }
+        self.write();
+    }
+
+    async fn wake(&mut self, drain: &CancellationToken) -> Wake {
+        let pause = if self.trie.is_empty() { QUIET_DELAY } else { Duration::ZERO };
+        let committed = &mut self.committed;
+        let retry = self.retry_at;
+        let news = async {
+            if let Some(at) = retry {
+                tokio::time::sleep_until(at.into()).await;
+            } else if committed.changed().await.is_err() {
+                // The log is closed: nothing new will come.
+                std::future::pending::<()>().await;
+            }
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        };
+        let write = async {
+            match self.retained.due(self.next - 1) {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(command) = self.commands.recv() => Wake::Command(command),
+            () = news => Wake::Read,
+            () = write => Wake::Write,
+            () = drain.cancelled() => Wake::Drain,
+        }
+    }
+
+    /// Hands out the events up to and including `last`, and what comes along in the same reads.
+    async fn read_up_to(&mut self, last: Lsn) {
+        if self.retry_at.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        self.retry_at = None;
+        while self.next <= last {
+            match self.reader.read(&mut self.chunk, READ_BYTES) {
+                Ok(Read::Frames) => self.hand_out(),
+                Ok(Read::Tail) => break,
+                Ok(Read::Lost(lost)) => {
+                    let (first, last) = lost.into_inner();
+                    warn!(first, last, "the bus missed events: the log had removed them");
+                    self.metrics.lost.inc_by(1 + last - first);
+                }
+                Err(why) => {
+                    error!("subscribers wait, the log cannot be read: {why}");
+                    self.retry_at = Some(Instant::now() + RETRY_DELAY);
+                    return;
+                }
+            }
+            self.next = self.next.max(self.reader.position());
+            // Other tasks of this thread get their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Passes the chunk's events to the subscribers, and to the retained messages.
+    fn hand_out(&mut self) {
+        for frame in self.chunk.frames() {
+            if self.trie.is_empty() && !frame.has_retained {
+                continue;
+            }
+            for event in record::events(frame.payload, frame.first) {
+                let Ok(event) = event else {
+                    error!(frame = %frame.first, "a frame of the log cannot be read to its end");
+                    break;
+                };
+                let lsn = event.lsn();
+                if lsn < self.next {
+                    continue;
+                }
+                let mut copy: Option<Event> = None;
+                self.trie.matches(event.topic, |Entry { id, options }| {
+                    let Some(member) = self.members.get_mut(id) else { return };
+                    if lsn < member.live_from || !options.wants(&event, &member.client) {
+                        return;
+                    }
+                    if member.pending.is_empty() {
+                        self.touched.push(*id);
+                    }
+                    if member.pending.last().is_none_or(|(last, _)| *last != lsn) {
+                        let event = copy.get_or_insert_with(|| Event::copy(&event)).clone();
+                        member.pending.push((lsn, Delivery::new(event)));
+                    }
+                    if let Some((_, delivery)) = member.pending.last_mut() {
+                        delivery.merge(options);
+                    }
+                });
+                if event.retain {
+                    self.retained.apply(&event);
+                }
+            }
+        }
+        for id in self.touched.drain(..) {
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            let pushed = member.queue.push(&mut member.pending);
+            self.metrics.deliveries.inc_by(pushed.queued);
+            self.metrics.dropped.inc_by(pushed.dropped);
+            self.metrics.lagged.inc_by(u64::from(pushed.fell_behind));
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Subscribe { id, client, queue, subscriptions, reply } => {
+                let member = self.members.entry(id).or_insert_with(|| Member {
+                    client,
+                    queue,
+                    filters: Vec::new(),
+                    live_from: 0,
+                    pending: Vec::new(),
+                });
+                let mut retained = Vec::new();
+                let mut place = HashMap::new();
+                for Subscription { filter, options, retain_handling } in subscriptions {
+                    let entry = Entry { id, options };
+                    let old = self.trie.insert(&filter, entry, |old| old.id == id);
+                    let wanted = match retain_handling {
+                        RetainHandling::Always => true,
+                        RetainHandling::New => old.is_none(),
+                        RetainHandling::Never => false,
+                    };
+                    for message in self.retained.matching(&filter).filter(|_| wanted) {
+                        if options.no_local && *message.origin == *member.client {
+                            continue;
+                        }
+                        let place =
+                            *place.entry(message.event.topic().as_ptr()).or_insert_with(|| {
+                                retained.push(Delivery::new(message.event.clone()));
+                                retained.len() - 1
+                            });
+                        retained[place].merge(&options);
+                        retained[place].retain = true;
+                    }
+                    if old.is_none() {
+                        member.filters.push(filter);
+                    }
+                }
+                self.metrics.deliveries.inc_by(retained.len() as u64);
+                // A session that has gone meanwhile detaches next.
+                let _ = reply.send(retained);
+            }
+            Command::Unsubscribe { id, filters, reply } => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.filters.retain(|filter| !filters.contains(filter));
+                }
+                for filter in &filters {
+                    self.trie.remove(filter, |entry| entry.id == id);
+                }
+                let _ = reply.send(());
+            }
+            Command::Rejoin { id, from, reply } => {
+                let takes_over = self.next.max(from);
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.live_from = takes_over;
+                    member.queue.rejoin();
+                }
+                let _ = reply.send(takes_over);
+            }
+            Command::Detach { id } => {
+                for filter in self.members.remove(&id).into_iter().flat_map(|gone| gone.filters) {
+                    self.trie.remove(&filter, |entry| entry.id == id);
+                }
+            }
+        }
+        self.metrics.subscriptions.set(self.trie.len() as i64);
+    }
+
+    fn write(&mut self) {
+        self.retained.write(self.next.saturating_sub(1));
+    }
+}

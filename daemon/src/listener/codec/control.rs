@@ -1,0 +1,432 @@
+//! CONNECT, SUBSCRIBE, UNSUBSCRIBE and their answers, by rumqttd's codec.
+//!
+//! It trusts lengths, takes duplicate and misplaced properties, U+0000, reserved bits and trailing
+//! bytes, and has `unreachable!()` where a client can get to. So it is only shown whole packets whose
+//! structure was checked here, and a panic in it costs that connection.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::BytesMut;
+use rumqttd::protocol::v4::V4;
+use rumqttd::protocol::v5::V5;
+use rumqttd::protocol::{self as mqtt, Packet, Protocol};
+use tidegate_event::{Property, Qos};
+
+use super::input::{Value, id};
+use super::{Bad, Frame, Input, Reason, Version};
+
+/// A client's CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::listener) struct Connect {
+    pub(in crate::listener) version: Version,
+    /// May be empty: then it wants one from us.
+    pub(in crate::listener) client_id: String,
+    /// Clean session, clean start.
+    pub(in crate::listener) clean: bool,
+    /// Seconds; 0 means none.
+    pub(in crate::listener) keep_alive: u16,
+    pub(in crate::listener) will: Option<Will>,
+    /// How many QoS 1 and 2 deliveries it takes at once.
+    pub(in crate::listener) receive_maximum: u16,
+    /// Bytes of the largest packet that it takes.
+    pub(in crate::listener) max_packet_size: usize,
+}
+
+/// What is to be published when a client is gone without a DISCONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::listener) struct Will {
+    /// UTF-8, and nothing more is known of it.
+    pub(in crate::listener) topic: String,
+    pub(in crate::listener) qos: Qos,
+    pub(in crate::listener) retain: bool,
+    /// An encoded list.
+    pub(in crate::listener) properties: Vec<u8>,
+    pub(in crate::listener) payload: Vec<u8>,
+}
+
+/// Why a CONNECT is refused, and how the client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(in crate::listener) enum Refused {
+    /// Nobody knows which protocol that is: no answer.
+    #[error("{0}")]
+    Silently(Bad),
+    /// A CONNACK.
+    #[error("{1}")]
+    With(Version, Bad),
+}
+
+/// A client's SUBSCRIBE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::listener) struct Subscribe {
+    pub(in crate::listener) id: u16,
+    /// At least one.
+    pub(in crate::listener) filters: Vec<SubscribeFilter>,
+    /// The subscription identifier.
+    pub(in crate::listener) identifier: Option<u32>,
+}
+
+/// One filter of a SUBSCRIBE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::listener) struct SubscribeFilter {
+    /// UTF-8, and nothing more is known of it.
+    pub(in crate::listener) text: String,
+    pub(in crate::listener) qos: Qos,
+    pub(in crate::listener) no_local: bool,
+    pub(in crate::listener) retain_as_published: bool,
+    pub(in crate::listener) retain_handling: crate::bus::RetainHandling,
+}
+
+/// A client's UNSUBSCRIBE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::listener) struct Unsubscribe {
+    pub(in crate::listener) id: u16,
+    /// At least one; UTF-8, and nothing more is known of them.
+    pub(in crate::listener) filters: Vec<String>,
+}
+
+/// What an MQTT 5 client is told in its CONNACK.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::listener) struct Accepted {
+    pub(in crate::listener) receive_maximum: u16,
+    pub(in crate::listener) max_packet_size: u32,
+    pub(in crate::listener) assigned_client_id: Option<String>,
+}
+
+const MALFORMED: Bad = Bad(Reason::Malformed, "packet that cannot be decoded");
+
+/// Runs rumqttd's decoder over a whole packet.
+fn decode(whole: &[u8], version: Version) -> Result<Packet, Bad> {
+    let mut bytes = BytesMut::from(whole);
+    let max = whole.len();
+    let read = AssertUnwindSafe(|| match version {
+        Version::V4 => V4.read_mut(&mut bytes, max),
+        Version::V5 => V5.read_mut(&mut bytes, max),
+    });
+    catch_unwind(read).ok().and_then(Result::ok).ok_or(MALFORMED)
+}
+
+/// Runs rumqttd's encoder. An error is one of ours: the packet is left out.
+fn encode(packet: Packet, version: Version, out: &mut Vec<u8>) {
+    let mut bytes = BytesMut::new();
+    let written = match version {
+        Version::V4 => V4.write(packet, &mut bytes),
+        Version::V5 => V5.write(packet, &mut bytes),
+    };
+    match written {
+        Ok(_) => out.extend_from_slice(&bytes),
+        Err(why) => tracing::error!("an answer to a client could not be encoded: {why}"),
+    }
+}
+
+/// Reads a CONNECT (MQTT 5.0 section 3.1).
+pub(in crate::listener) fn connect(frame: &Frame<'_>) -> Result<Connect, Refused> {
+    let mut input = Input(frame.body);
+    let version = protocol_level(&mut input)?;
+    let refuse = |bad| Refused::With(version, bad);
+    let mut limits = Connect {
+        version,
+        client_id: String::new(),
+        clean: false,
+        keep_alive: 0,
+        will: None,
+        receive_maximum: u16::MAX,
+        max_packet_size: usize::MAX,
+    };
+    check_connect(&mut input, &mut limits).map_err(refuse)?;
+    let Packet::Connect(connect, _, will, will_properties, _) =
+        decode(frame.whole, version).map_err(refuse)?
+    else {
+        return Err(refuse(MALFORMED));
+    };
+    let will = match will {
+        Some(will) => Some(Will {
+            topic: String::from_utf8(will.topic.to_vec()).map_err(|_| refuse(MALFORMED))?,
+            qos: from_rumqttd(will.qos),
+            retain: will.retain,
+            properties: will_properties.map(write_will_properties).unwrap_or_default(),
+            payload: will.message.to_vec(),
+        }),
+        None => None,
+    };
+    Ok(Connect {
+        client_id: connect.client_id,
+        clean: connect.clean_session,
+        keep_alive: connect.keep_alive,
+        will,
+        ..limits
+    })
+}
+
+/// Reads as far as the protocol level, which says how to answer.
+fn protocol_level(input: &mut Input<'_>) -> Result<Version, Refused> {
+    let unsupported = "protocol level other than 4 (MQTT 3.1.1) and 5";
+    let name = input.data().map_err(Refused::Silently)?;
+    let level = input.byte().map_err(Refused::Silently)?;
+    match (name, level) {
+        (b"MQTT", 4) => Ok(Version::V4),
+        (b"MQTT", 5) => Ok(Version::V5),
+        // Older clients understand 3.1.1's answer, newer ones probably 5's.
+        (b"MQIsdp", _) | (b"MQTT", 0..=3) => {
+            Err(Refused::With(Version::V4, Bad(Reason::UnsupportedVersion, unsupported)))
+        }
+        (b"MQTT", _) => {
+            Err(Refused::With(Version::V5, Bad(Reason::UnsupportedVersion, unsupported)))
+        }
+        _ => Err(Refused::Silently(Bad::malformed("protocol name other than MQTT"))),
+    }
+}
+
+/// Checks everything behind the protocol level, and notes the client's limits.
+fn check_connect(input: &mut Input<'_>, connect: &mut Connect) -> Result<(), Bad> {
+    let flags = input.byte()?;
+    let (login, password) = (flags & 0x80 != 0, flags & 0x40 != 0);
+    let (will, will_bits) = (flags & 0x04 != 0, flags & 0x38);
+    if flags & 1 != 0 || (!will && will_bits != 0) || flags & 0x18 == 0x18 {
+        return Err(Bad::malformed("flags of CONNECT that cannot be"));
+    }
+    if connect.version == Version::V4 && password && !login {
+        return Err(Bad::malformed("password without a user name"));
+    }
+    input.two()?;
+    if connect.version == Version::V5 {
+        check_connect_properties(input, connect)?;
+    }
+    input.text()?;
+    if will {
+        if connect.version == Version::V5 {
+            let allowed = [
+                id::WILL_DELAY,
+                id::PAYLOAD_FORMAT,
+                id::MESSAGE_EXPIRY,
+                id::CONTENT_TYPE,
+                id::RESPONSE_TOPIC,
+                id::CORRELATION_DATA,
+                id::USER,
+            ];
+            input.properties(&allowed, |_, _| Ok(()))?;
+        }
+        input.text()?;
+        input.data()?;
+    }
+    if login {
+        input.text()?;
+    }
+    if password && std::str::from_utf8(input.data()?).is_err() {
+        return Err(Bad(Reason::BadLogin, "password that is not UTF-8"));
+    }
+    input.end()
+}
+
+fn check_connect_properties(input: &mut Input<'_>, connect: &mut Connect) -> Result<(), Bad> {
+    const ALLOWED: [u8; 9] = [
+        id::SESSION_EXPIRY,
+        id::RECEIVE_MAXIMUM,
+        id::MAXIMUM_PACKET_SIZE,
+        id::TOPIC_ALIAS_MAXIMUM,
+        id::REQUEST_RESPONSE_INFO,
+        id::REQUEST_PROBLEM_INFO,
+        id::USER,
+        id::AUTH_METHOD,
+        id::AUTH_DATA,
+    ];
+    input.properties(&ALLOWED, |identifier, value| {
+        match (identifier, value) {
+            (id::RECEIVE_MAXIMUM | id::MAXIMUM_PACKET_SIZE, Value::Number(0)) => {
+                return Err(Bad::protocol("receive maximum or maximum packet size 0"));
+            }
+            (id::RECEIVE_MAXIMUM, Value::Number(n)) => connect.receive_maximum = n as u16,
+            (id::MAXIMUM_PACKET_SIZE, Value::Number(n)) => connect.max_packet_size = n as usize,
+            (id::AUTH_METHOD, _) => {
+                let what = "authentication method, there is none";
+                return Err(Bad(Reason::BadAuthenticationMethod, what));
+            }
+            (id::AUTH_DATA, _) => {
+                return Err(Bad::protocol("authentication data without a method"));
+            }
+            _ => {}
+        }
+        Ok(())
+    })
+}
+
+/// The will delay is over at once: it never outlasts the session, which ends with the connection.
+fn write_will_properties(properties: mqtt::LastWillProperties) -> Vec<u8> {
+    let mut list = Vec::new();
+    let mut put = |property: Property<'_>| property.write(&mut list);
+    if let Some(format) = properties.payload_format_indicator {
+        put(Property::PayloadFormat(format));
+    }
+    if let Some(seconds) = properties.message_expiry_interval {
+        put(Property::MessageExpiry(seconds));
+    }
+    if let Some(text) = &properties.content_type {
+        put(Property::ContentType(text));
+    }
+    if let Some(text) = &properties.response_topic {
+        put(Property::ResponseTopic(text));
+    }
+    if let Some(data) = &properties.correlation_data {
+        put(Property::CorrelationData(data));
+    }
+    for (name, value) in &properties.user_properties {
+        put(Property::User(name, value));
+    }
+    list
+}
+
+/// Reads a SUBSCRIBE (MQTT 5.0 section 3.8).
+pub(in crate::listener) fn subscribe(
+    frame: &Frame<'_>,
+    version: Version,
+) -> Result<Subscribe, Bad> {
+    let mut input = Input(frame.body);
+    let id = input.packet_id()?;
+    let mut identifier = None;
+    let mut reserved = 0xfc;
+    if version == Version::V5 {
+        reserved = 0xc0;
+        input.properties(&[id::SUBSCRIPTION_ID, id::USER], |_, value| {
+            match value {
+                Value::Number(0) => return Err(Bad::protocol("subscription identifier 0")),
+                Value::Number(number) => identifier = Some(number),
+                _ => {}
+            }
+            Ok(())
+        })?;
+    }
+    if input.is_empty() {
+        return Err(Bad::protocol("SUBSCRIBE without a filter"));
+    }
+    while !input.is_empty() {
+        input.text()?;
+        let options = input.byte()?;
+        if options & reserved != 0 || options & 3 == 3 {
+            return Err(Bad::malformed("subscription options that cannot be"));
+        }
+        if options & 0x30 == 0x30 {
+            return Err(Bad::protocol("retain handling 3"));
+        }
+    }
+    let Packet::Subscribe(subscribe, _) = decode(frame.whole, version)? else {
+        return Err(MALFORMED);
+    };
+    let filters = subscribe.filters.into_iter().map(|filter| SubscribeFilter {
+        text: filter.path,
+        qos: from_rumqttd(filter.qos),
+        no_local: filter.nolocal,
+        retain_as_published: filter.preserve_retain,
+        retain_handling: match filter.retain_forward_rule {
+            mqtt::RetainForwardRule::OnEverySubscribe => crate::bus::RetainHandling::Always,
+            mqtt::RetainForwardRule::OnNewSubscribe => crate::bus::RetainHandling::New,
+            mqtt::RetainForwardRule::Never => crate::bus::RetainHandling::Never,
+        },
+    });
+    Ok(Subscribe { id, filters: filters.collect(), identifier })
+}
+
+/// Reads an UNSUBSCRIBE (MQTT 5.0 section 3.10).
+pub(in crate::listener) fn unsubscribe(
+    frame: &Frame<'_>,
+    version: Version,
+) -> Result<Unsubscribe, Bad> {
+    let mut input = Input(frame.body);
+    let id = input.packet_id()?;
+    if version == Version::V5 {
+        input.properties(&[id::USER], |_, _| Ok(()))?;
+    }
+    if input.is_empty() {
+        return Err(Bad::protocol("UNSUBSCRIBE without a filter"));
+    }
+    while !input.is_empty() {
+        input.text()?;
+    }
+    match decode(frame.whole, version)? {
+        Packet::Unsubscribe(unsubscribe, _) => Ok(Unsubscribe { id, filters: unsubscribe.filters }),
+        _ => Err(MALFORMED),
+    }
+}
+
+/// Appends the CONNACK of a client that is let in.
+pub(in crate::listener) fn write_accepted(accepted: Accepted, version: Version, out: &mut Vec<u8>) {
+    let connack = mqtt::ConnAck { session_present: false, code: mqtt::ConnectReturnCode::Success };
+    let properties = mqtt::ConnAckProperties {
+        // Sessions end with their connection.
+        session_expiry_interval: Some(0),
+        receive_max: Some(accepted.receive_maximum),
+        max_packet_size: Some(accepted.max_packet_size),
+        assigned_client_identifier: accepted.assigned_client_id,
+        topic_alias_max: Some(0),
+        shared_subscription_available: Some(0),
+        ..mqtt::ConnAckProperties::default()
+    };
+    encode(Packet::ConnAck(connack, Some(properties)), version, out);
+}
+
+/// Appends the CONNACK of a client that is not let in; none if there is no word for the reason.
+pub(in crate::listener) fn write_refused(reason: Reason, version: Version, out: &mut Vec<u8>) {
+    use mqtt::ConnectReturnCode as Code;
+    let code = match (version, reason) {
+        (Version::V4, Reason::UnsupportedVersion) => Code::RefusedProtocolVersion,
+        (_, Reason::ClientIdInvalid) => Code::ClientIdentifierNotValid,
+        (_, Reason::BadLogin) => Code::BadUserNamePassword,
+        (Version::V4, Reason::ShuttingDown) => Code::ServiceUnavailable,
+        (Version::V4, _) => return,
+        (_, Reason::UnsupportedVersion) => Code::UnsupportedProtocolVersion,
+        (_, Reason::Malformed) => Code::MalformedPacket,
+        (_, Reason::Protocol) => Code::ProtocolError,
+        (_, Reason::BadAuthenticationMethod) => Code::BadAuthenticationMethod,
+        (_, Reason::TopicInvalid) => Code::TopicNameInvalid,
+        (_, Reason::PacketTooLarge) => Code::PacketTooLarge,
+        (_, Reason::QuotaExceeded) => Code::QuotaExceeded,
+        (_, Reason::ShuttingDown) => Code::ServerUnavailable,
+        _ => Code::UnspecifiedError,
+    };
+    encode(Packet::ConnAck(mqtt::ConnAck { session_present: false, code }, None), version, out);
+}
+
+/// Appends a SUBACK: for each filter the granted QoS, or why not.
+pub(in crate::listener) fn write_suback(
+    id: u16,
+    granted: &[Result<Qos, Reason>],
+    version: Version,
+    out: &mut Vec<u8>,
+) {
+    use mqtt::SubscribeReasonCode as Code;
+    let code = |granted: &Result<Qos, Reason>| match (granted, version) {
+        (Ok(Qos::AtMostOnce), _) => Code::Success(mqtt::QoS::AtMostOnce),
+        (Ok(Qos::AtLeastOnce), _) => Code::Success(mqtt::QoS::AtLeastOnce),
+        (Ok(Qos::ExactlyOnce), _) => Code::Success(mqtt::QoS::ExactlyOnce),
+        (Err(_), Version::V4) => Code::Failure,
+        (Err(Reason::FilterInvalid), _) => Code::TopicFilterInvalid,
+        (Err(Reason::QuotaExceeded), _) => Code::QuotaExceeded,
+        (Err(Reason::SharedSubscriptionsNotSupported), _) => Code::SharedSubscriptionsNotSupported,
+        (Err(_), _) => Code::Unspecified,
+    };
+    let return_codes = granted.iter().map(code).collect();
+    encode(Packet::SubAck(mqtt::SubAck { pkid: id, return_codes }, None), version, out);
+}
+
+/// Appends an UNSUBACK: for each filter whether there was such a subscription.
+pub(in crate::listener) fn write_unsuback(
+    id: u16,
+    found: &[Result<(), Reason>],
+    version: Version,
+    out: &mut Vec<u8>,
+) {
+    use mqtt::UnsubAckReason as Code;
+    let code = |found: &Result<(), Reason>| match found {
+        Ok(()) => Code::Success,
+        Err(Reason::FilterInvalid) => Code::TopicFilterInvalid,
+        Err(_) => Code::NoSubscriptionExisted,
+    };
+    let reasons = found.iter().map(code).collect();
+    encode(Packet::UnsubAck(mqtt::UnsubAck { pkid: id, reasons }, None), version, out);
+}
+
+fn from_rumqttd(qos: mqtt::QoS) -> Qos {
+    match qos {
+        mqtt::QoS::AtMostOnce => Qos::AtMostOnce,
+        mqtt::QoS::AtLeastOnce => Qos::AtLeastOnce,
+        mqtt::QoS::ExactlyOnce => Qos::ExactlyOnce,
+    }
+}

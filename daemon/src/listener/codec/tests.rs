@@ -1,0 +1,1 @@
+//! Every packet, and everything that is none.

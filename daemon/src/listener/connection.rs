@@ -1,0 +1,435 @@
+//! One client's connection, from CONNACK to its end: reads, feeds the parts, writes.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tidegate_event::record::Properties;
+use tidegate_event::{Draft, Filter};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tracing::warn;
+
+use super::codec::{
+    self, Ack, Bad, Connect, Disconnect, Framed, Kind, Reason, Subscribe, SubscribeFilter,
+    Unsubscribe, Version, Will,
+};
+use super::connect::CLOSE_TIMEOUT;
+use super::inbound::Inbound;
+use super::outbound::Outbound;
+use super::session::Session;
+use super::wire::Wire;
+use super::{End, Shared};
+use crate::bus::{Options, Subscriber, Subscription};
+use crate::log::Append;
+
+/// Bytes that wait to be written at which the connection is not read: the client does not take its
+/// acknowledgements.
+const MAX_BACKLOG: usize = 256 * 1024;
+/// Without traffic for that long, the buffers are given back.
+const QUIET: Duration = Duration::from_secs(2);
+/// How long the drain waits for the commits of one connection.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A connected client.
+#[derive(Debug)]
+pub(super) struct Connection<S> {
+    shared: Shared,
+    wire: Box<Wire<S>>,
+    version: Version,
+    client: Arc<str>,
+    will: Option<Will>,
+    session: Session,
+    inbound: Inbound,
+    outbound: Outbound,
+    subscriber: Subscriber,
+    /// How long the client may be silent.
+    patience: Option<Duration>,
+    /// When it last was not, or could not be heard.
+    heard: Instant,
+    timer: Pin<Box<Sleep>>,
+    /// Whether the timer is set to give the buffers back.
+    shrinks: bool,
+    /// Cancelled by the drain, and by another connection with the same client id.
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// How long the packet is whose beginning was read.
+    partial: Option<usize>,
+}
+
+/// What there is to do.
+enum Wake {
+    Read(usize),
+    Acknowledged,
+    Written,
+    Deliveries,
+    Timer,
+    Stop,
+}
+
+/// A packet that the bus must be asked about.
+enum Request {
+    Subscribe(Subscribe),
+    Unsubscribe(Unsubscribe),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
+    pub(super) fn new(
+        wire: Box<Wire<S>>,
+        connect: Connect,
+        client: Arc<str>,
+        stop: CancellationToken,
+        shared: &Shared,
+    ) -> Self {
+        let version = connect.version;
+        let max_inflight = usize::from(shared.limits.max_inflight.max(1));
+        let receive_maximum = (version == Version::V5).then_some(max_inflight);
+        let window = usize::from(connect.receive_maximum).min(max_inflight);
+        let inbound = Inbound::new(
+            Arc::clone(&shared.gate),
+            shared.metrics.clone(),
+            version,
+            Arc::clone(&client),
+            max_inflight,
+        );
+        // `[MQTT-3.1.2-22]`: one and a half times the keep-alive.
+        let patience = (connect.keep_alive != 0)
+            .then(|| Duration::from_millis(1500) * u32::from(connect.keep_alive));
+        Self {
+            wire,
+            version,
+            will: connect.will,
+            session: Session::new(receive_maximum, window),
+            inbound,
+            outbound: Outbound::new(version, connect.max_packet_size),
+            subscriber: shared.bus.subscriber(Arc::clone(&client)),
+            client,
+            patience,
+            heard: Instant::now(),
+            timer: Box::pin(sleep(patience.unwrap_or(QUIET))),
+            shrinks: false,
+            stop: Box::pin(stop.cancelled_owned()),
+            partial: None,
+            shared: shared.clone(),
+        }
+    }
+
+    /// Runs until it ends, and says why it did.
+    pub(super) async fn run(mut self) -> End {
+        let Err(end) = self.serve().await;
+        self.finish(&end).await;
+        end
+    }
+
+    async fn serve(&mut self) -> Result<std::convert::Infallible, End> {
+        loop {
+            while let Some(request) = self.take_in()? {
+                self.answer(request).await?;
+            }
+            self.outbound.send(&mut self.session, &mut self.wire.output);
+            match poll_fn(|context| self.poll_wake(context)).await? {
+                Wake::Read(0) => return Err(End::Lost),
+                Wake::Read(_) => {
+                    self.heard = Instant::now();
+                    self.watch_size();
+                }
+                Wake::Acknowledged | Wake::Written => {}
+                Wake::Deliveries => {
+                    self.subscriber.fill(&mut self.outbound.deliveries).await?;
+                    self.watch_size();
+                }
+                Wake::Timer => self.look_at_the_clock()?,
+                Wake::Stop if self.shared.supervisor.drain().is_cancelled() => {
+                    return Err(self.drain().await);
+                }
+                Wake::Stop => return Err(End::TakenOver),
+            }
+        }
+    }
+
+    fn reads(&self) -> bool {
+        !self.inbound.is_full() && self.wire.backlog() < MAX_BACKLOG
+    }
+
+    fn poll_wake(&mut self, context: &mut Context<'_>) -> Poll<Result<Wake, End>> {
+        let output = &mut self.wire.output;
+        if let Poll::Ready(acknowledged) = self.inbound.poll(context, &mut self.session, output) {
+            return Poll::Ready(acknowledged.map(|()| Wake::Acknowledged));
+        }
+        if self.wire.backlog() > 0 {
+            let blocked = !self.reads();
+            if let Poll::Ready(written) = self.wire.poll_write(context)? {
+                let () = written;
+                if blocked || self.outbound.is_ready(&self.session) {
+                    return Poll::Ready(Ok(Wake::Written));
+                }
+            }
+        }
+        if self.stop.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(Wake::Stop));
+        }
+        if self.reads()
+            && let Poll::Ready(count) = self.wire.poll_read(context, self.partial)?
+        {
+            return Poll::Ready(Ok(Wake::Read(count)));
+        }
+        if self.outbound.wants(self.wire.backlog())
+            && self.subscriber.poll_ready(context).is_ready()
+        {
+            return Poll::Ready(Ok(Wake::Deliveries));
+        }
+        if (self.patience.is_some() || self.shrinks) && self.timer.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Ok(Wake::Timer));
+        }
+        Poll::Pending
+    }
+
+    /// Takes in the packets that were read, as far as there is room for them, up to one that needs
+    /// the bus.
+    fn take_in(&mut self) -> Result<Option<Request>, End> {
+        let taken = self.take_packets();
+        // Whatever ends the connection, what came before it was published.
+        self.inbound.submit();
+        taken
+    }
+
+    fn take_packets(&mut self) -> Result<Option<Request>, End> {
+        let max = self.shared.limits.max_packet_size.as_usize();
+        let version = self.version;
+        self.partial = None;
+        while self.reads() {
+            let frame = match codec::frame(self.wire.unread(), max)? {
+                Framed::Frame(frame) => frame,
+                Framed::Partial(total) => {
+                    self.partial = total;
+                    break;
+                }
+            };
+            let length = frame.whole.len();
+            match frame.kind {
+                Kind::Publish => {
+                    self.inbound.publish(&mut self.session, &frame)?;
+                    self.wire.consume(length);
+                    continue;
+                }
+                Kind::PubAck => self.session.puback(Ack::read(&frame, version)?),
+                Kind::PubComp => self.session.pubcomp(Ack::read(&frame, version)?),
+                Kind::PubRec => {
+                    let ack = Ack::read(&frame, version)?;
+                    if let Some(says) = self.session.pubrec(ack) {
+                        let out = &mut self.wire.output;
+                        codec::write_ack(Kind::PubRel, ack.id, says, version, out);
+                    }
+                }
+                Kind::PubRel => {
+                    let ack = Ack::read(&frame, version)?;
+                    let says = self.session.pubrel(ack.id)?;
+                    let out = &mut self.wire.output;
+                    codec::write_ack(Kind::PubComp, ack.id, says, version, out);
+                }
+                Kind::PingReq if frame.body.is_empty() => {
+                    codec::write_pingresp(&mut self.wire.output);
+                }
+                Kind::PingReq => return Err(Bad::malformed("PINGREQ with content").into()),
+                Kind::Connect => return Err(Bad::protocol("second CONNECT").into()),
+                Kind::Subscribe | Kind::Unsubscribe | Kind::Disconnect => {
+                    // The log has what was published before, or there is no room yet.
+                    self.inbound.submit();
+                    if self.inbound.is_full() {
+                        break;
+                    }
+                    let request = match frame.kind {
+                        Kind::Subscribe => Request::Subscribe(codec::subscribe(&frame, version)?),
+                        Kind::Unsubscribe => {
+                            Request::Unsubscribe(codec::unsubscribe(&frame, version)?)
+                        }
+                        _ => {
+                            let Disconnect { with_will } = Disconnect::read(&frame, version)?;
+                            return Err(End::Disconnected { with_will });
+                        }
+                    };
+                    self.wire.consume(length);
+                    return Ok(Some(request));
+                }
+            }
+            self.wire.consume(length);
+        }
+        Ok(None)
+    }
+
+    async fn answer(&mut self, request: Request) -> Result<(), End> {
+        match request {
+            Request::Subscribe(subscribe) => self.subscribe(subscribe).await,
+            Request::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe).await,
+        }
+    }
+
+    async fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), End> {
+        let Subscribe { id, filters, identifier } = subscribe;
+        // Retained messages wait here, in the client's turn: it must take those of earlier
+        // subscriptions before it asks for more.
+        let busy = self.outbound.deliveries.len() > self.shared.limits.max_retained;
+        let mut granted = Vec::with_capacity(filters.len());
+        let mut wanted: Vec<Subscription> = Vec::new();
+        for requested in filters {
+            let qos = requested.qos;
+            let checked = if busy {
+                Err(Reason::QuotaExceeded)
+            } else {
+                self.check(requested, identifier, &wanted)
+            };
+            granted.push(checked.map(|subscription| {
+                wanted.push(subscription);
+                qos
+            }));
+        }
+        let mut retained = Vec::new();
+        if !wanted.is_empty() {
+            retained = self.subscriber.subscribe(wanted).await?;
+        }
+        codec::write_suback(id, &granted, self.version, &mut self.wire.output);
+        self.outbound.deliveries.extend(retained);
+        Ok(())
+    }
+
+    fn check(
+        &self,
+        requested: SubscribeFilter,
+        identifier: Option<u32>,
+        wanted: &[Subscription],
+    ) -> Result<Subscription, Reason> {
+        let limits = &self.shared.limits;
+        if requested.text.starts_with("$share/") {
+            return Err(Reason::SharedSubscriptionsNotSupported);
+        }
+        let filter = Filter::new(&requested.text).map_err(|_| Reason::FilterInvalid)?;
+        if requested.text.len() > limits.max_topic_length
+            || requested.text.split('/').count() > limits.max_topic_levels
+        {
+            return Err(Reason::FilterInvalid);
+        }
+        let new = |filter| !self.subscriber.has(filter);
+        let count = wanted.iter().filter(|other| new(&other.filter)).count();
+        if new(&filter) && self.subscriber.subscriptions() + count >= limits.max_subscriptions {
+            return Err(Reason::QuotaExceeded);
+        }
+        let options = Options {
+            qos: requested.qos,
+            no_local: requested.no_local,
+            retain_as_published: requested.retain_as_published,
+            identifier,
+        };
+        Ok(Subscription { filter, options, retain_handling: requested.retain_handling })
+    }
+
+    async fn unsubscribe(&mut self, unsubscribe: Unsubscribe) -> Result<(), End> {
+        let parsed: Vec<_> = unsubscribe.filters.iter().map(|text| Filter::new(text)).collect();
+        let valid: Vec<Filter> = parsed.iter().flatten().cloned().collect();
+        let mut found = self.subscriber.unsubscribe(&valid).await?.into_iter();
+        let answers: Vec<Result<(), Reason>> = parsed
+            .iter()
+            .map(|filter| match filter {
+                Err(_) => Err(Reason::FilterInvalid),
+                Ok(_) if found.next().unwrap_or_default() => Ok(()),
+                Ok(_) => Err(Reason::NoSubscriptionExisted),
+            })
+            .collect();
+        codec::write_unsuback(unsubscribe.id, &answers, self.version, &mut self.wire.output);
+        Ok(())
+    }
+
+    /// Sets the timer to give back what has grown, once it is quiet.
+    fn watch_size(&mut self) {
+        if !self.shrinks && self.wire.is_large() {
+            self.shrinks = true;
+            self.timer.as_mut().reset(Instant::now() + QUIET);
+        }
+    }
+
+    fn look_at_the_clock(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if self.patience.is_some() && !self.reads() {
+            // It may be sending all the time.
+            self.heard = now;
+        }
+        let silent = now - self.heard;
+        if self.patience.is_some_and(|patience| silent >= patience) {
+            return Err(End::KeepAlive);
+        }
+        if self.shrinks && silent >= QUIET {
+            self.wire.shrink();
+            self.inbound.shrink();
+            self.outbound.shrink();
+            self.shrinks = self.wire.is_large();
+        }
+        let quiet = self.shrinks.then_some(now + QUIET);
+        let patience = self.patience.map(|patience| self.heard + patience);
+        if let Some(next) = quiet.into_iter().chain(patience).min() {
+            self.timer.as_mut().reset(next);
+        }
+        Ok(())
+    }
+
+    /// Waits for the commits that are under way, and for their acknowledgements to leave.
+    async fn drain(&mut self) -> End {
+        let finished = poll_fn(|context| {
+            loop {
+                let output = &mut self.wire.output;
+                match self.inbound.poll(context, &mut self.session, output) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
+                    Poll::Pending => break,
+                }
+            }
+            match self.wire.poll_write(context) {
+                Poll::Ready(Ok(())) if self.inbound.is_idle() => Poll::Ready(Ok(())),
+                Poll::Ready(Err(why)) => Poll::Ready(Err(why.into())),
+                _ => Poll::Pending,
+            }
+        });
+        match timeout(DRAIN_TIMEOUT, finished).await {
+            Ok(Err(end)) => end,
+            Ok(Ok(())) | Err(_) => End::Drain,
+        }
+    }
+
+    /// Publishes the will, says goodbye.
+    async fn finish(&mut self, end: &End) {
+        let metrics = &self.shared.metrics;
+        match end {
+            End::Bad(_) | End::Denied(_) => metrics.malformed.inc(),
+            End::KeepAlive => metrics.timed_out.inc(),
+            _ => 0,
+        };
+        if let Some(will) = self.will.take().filter(|_| end.publishes_will()) {
+            self.publish(&will);
+        }
+        if let (Some(reason), Version::V5) = (end.reason(), self.version) {
+            codec::write_disconnect(reason, &mut self.wire.output);
+        }
+        // A client that does not take its last packets has gone.
+        let _ = timeout(CLOSE_TIMEOUT, self.wire.close()).await;
+    }
+
+    fn publish(&self, will: &Will) {
+        let draft = Draft {
+            topic: &will.topic,
+            qos: will.qos,
+            retain: will.retain,
+            properties: Properties::new(&will.properties),
+            payload: &will.payload,
+        };
+        let lost = match self.shared.gate.publish(&self.client, &draft) {
+            // Dropping the commit does not take the event back.
+            Ok(Append::Accepted(_)) => return,
+            Ok(Append::Full) => "the log has no room".to_owned(),
+            Ok(Append::Unavailable) => "the disk takes no writes".to_owned(),
+            Err(denied) => denied.to_string(),
+        };
+        self.shared.metrics.wills_lost.inc();
+        warn!(client = &*self.client, topic = will.topic, "a will is lost: {lost}");
+    }
+}

@@ -1,0 +1,312 @@
+//! From PUBLISH to acknowledgement: what one read brings becomes one block, its acknowledgements
+//! leave when the log says that it is on disk.
+//!
+//! Nothing here costs an allocation, a lock or a channel an event: events are borrowed from the read
+//! buffer and copied once, into the block.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tidegate_event::{BlockBuilder, Draft, Qos};
+
+use super::codec::{Bad, Frame, Kind, Publish, Reason, Version, write_ack};
+use super::session::{self, Session};
+use super::{End, Metrics};
+use crate::gate::{Denied, Gate};
+use crate::log::{Append, Commit};
+
+/// Bytes of one client's events that may wait for their commits, beside the limit on their number.
+const MAX_WAITING_BYTES: usize = 1024 * 1024;
+
+const QOS: [Qos; 3] = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce];
+
+/// One connection's way into the log.
+pub(super) struct Inbound {
+    gate: Arc<Gate>,
+    metrics: Metrics,
+    version: Version,
+    client: Arc<str>,
+    /// Events that may wait.
+    max_waiting: usize,
+    block: Option<BlockBuilder>,
+    properties: Vec<u8>,
+    /// Events in `block`, by QoS.
+    received: [u64; 3],
+    /// For what is in `block`, and between.
+    acks: Vec<AckDue>,
+    /// Blocks that the log has, oldest first.
+    waiting: VecDeque<Waiting>,
+    waiting_events: usize,
+    waiting_bytes: usize,
+    /// Buffers of `acks` to use again.
+    spare: Vec<Vec<AckDue>>,
+    /// The log did not take `block`, and the client cannot be told: until this resolves.
+    room: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+/// A block that waits for its commit; without one there is nothing to wait for but those before it
+/// (`[MQTT-4.6.0-2]`: acknowledgements keep the order of the PUBLISH packets).
+struct Waiting {
+    commit: Option<Commit>,
+    acks: Vec<AckDue>,
+    events: usize,
+    /// Events, or acknowledgements if these are more: what counts against the limit.
+    counts: usize,
+    bytes: usize,
+}
+
+/// A PUBACK or PUBREC to come.
+#[derive(Debug, Clone, Copy)]
+struct AckDue {
+    id: u16,
+    qos: Qos,
+    says: Says,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Says {
+    /// What became of the block.
+    Block,
+    /// The event was stored before.
+    Again,
+    /// It was not admitted.
+    Refused(Reason),
+}
+
+impl Inbound {
+    pub(super) fn new(
+        gate: Arc<Gate>,
+        metrics: Metrics,
+        version: Version,
+        client: Arc<str>,
+        max_waiting: usize,
+    ) -> Self {
+        Self {
+            gate,
+            metrics,
+            version,
+            client,
+            max_waiting,
+            block: None,
+            properties: Vec::new(),
+            received: [0; 3],
+            acks: Vec::new(),
+            waiting: VecDeque::new(),
+            waiting_events: 0,
+            waiting_bytes: 0,
+            spare: Vec::new(),
+            room: None,
+        }
+    }
+
+    /// Whether it takes no more: the connection is not read until it does.
+    pub(super) fn is_full(&self) -> bool {
+        let (count, bytes) =
+            self.block.as_ref().map_or((0, 0), |block| (block.count() as usize, block.len()));
+        self.room.is_some()
+            || self.waiting_events + count.max(self.acks.len()) >= self.max_waiting
+            || self.waiting_bytes + bytes >= MAX_WAITING_BYTES
+    }
+
+    /// Whether everything is acknowledged.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.room.is_none()
+    }
+
+    /// Takes in a PUBLISH.
+    pub(super) fn publish(&mut self, session: &mut Session, frame: &Frame<'_>) -> Result<(), End> {
+        let publish = Publish::read(frame, self.version, &mut self.properties)?;
+        let Publish { qos, id, .. } = publish;
+        match session.publish(qos, id)? {
+            session::Inbound::Store => {}
+            session::Inbound::Ignore => return Ok(()),
+            session::Inbound::Acknowledge => {
+                self.acks.push(AckDue { id, qos, says: Says::Again });
+                return Ok(());
+            }
+        }
+        let draft = Draft {
+            topic: publish.topic,
+            qos,
+            retain: publish.retain,
+            properties: publish.properties,
+            payload: publish.payload,
+        };
+        if let Err(denied) = self.gate.check(&draft) {
+            self.metrics.denied(denied.label());
+            match denied {
+                Denied::TopicInvalid => {
+                    return Err(
+                        Bad(Reason::TopicInvalid, "PUBLISH to what is no topic name").into()
+                    );
+                }
+                // 3.1.1 has no way to say no, and an acknowledgement would be a lie.
+                _ if self.version == Version::V4 => return Err(End::Denied(denied)),
+                _ if qos == Qos::AtMostOnce => {}
+                _ => self.acks.push(AckDue { id, qos, says: Says::Refused(Reason::TopicInvalid) }),
+            }
+            return Ok(());
+        }
+        let gate = &self.gate;
+        let block = self.block.get_or_insert_with(|| BlockBuilder::new(&self.client, gate.now()));
+        if block.is_empty() {
+            block.restart(&self.client, gate.now());
+        }
+        block.push(&draft);
+        self.received[qos as usize] += 1;
+        if qos != Qos::AtMostOnce {
+            self.acks.push(AckDue { id, qos, says: Says::Block });
+        }
+        Ok(())
+    }
+
+    /// Hands what came since the last time to the log.
+    pub(super) fn submit(&mut self) {
+        if self.room.is_some() {
+            return;
+        }
+        let Some(block) = self.block.as_mut().filter(|block| !block.is_empty()) else {
+            if !self.acks.is_empty() {
+                self.wait(None, 0, 0);
+            }
+            return;
+        };
+        for (qos, count) in QOS.into_iter().zip(&mut self.received) {
+            self.metrics.received(qos, std::mem::take(count));
+        }
+        let (events, bytes) = (block.count() as usize, block.len());
+        let reason = match self.gate.submit(block) {
+            Append::Accepted(commit) => {
+                self.reset_block();
+                return self.wait(Some(commit), events, bytes);
+            }
+            Append::Full => Reason::QuotaExceeded,
+            Append::Unavailable => Reason::Unspecified,
+        };
+        if self.version == Version::V4 {
+            let gate = Arc::clone(&self.gate);
+            self.room = Some(Box::pin(async move { gate.room().await }));
+            return;
+        }
+        let mut answered = 0;
+        for ack in &mut self.acks {
+            if matches!(ack.says, Says::Block) {
+                ack.says = Says::Refused(reason);
+                answered += 1;
+            }
+        }
+        self.metrics.refused.inc_by(answered);
+        self.metrics.dropped.inc_by((events as u64).saturating_sub(answered));
+        self.reset_block();
+        self.wait(None, 0, 0);
+    }
+
+    /// Begins the block anew, should the log have left something in it.
+    fn reset_block(&mut self) {
+        if let Some(block) = &mut self.block {
+            block.restart(&self.client, self.gate.now());
+        }
+    }
+
+    fn wait(&mut self, commit: Option<Commit>, events: usize, bytes: usize) {
+        let acks = std::mem::replace(&mut self.acks, self.spare.pop().unwrap_or_default());
+        let counts = events.max(acks.len());
+        self.waiting_events += counts;
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(Waiting { commit, acks, events, counts, bytes });
+    }
+
+    /// Appends the acknowledgements that are due to `out`. Ready when there was progress.
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        session: &mut Session,
+        out: &mut Vec<u8>,
+    ) -> Poll<Result<(), End>> {
+        let mut progress = false;
+        if let Some(room) = &mut self.room
+            && room.as_mut().poll(context).is_ready()
+        {
+            self.room = None;
+            self.submit();
+            progress = true;
+        }
+        while let Some(front) = self.waiting.front_mut() {
+            let result = match &mut front.commit {
+                None => Ok(()),
+                Some(commit) => match Pin::new(commit).poll(context) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(_)) => Ok(()),
+                    Poll::Ready(Err(_)) if self.version == Version::V4 => {
+                        return Poll::Ready(Err(End::NotStored));
+                    }
+                    Poll::Ready(Err(_)) => Err(Reason::Unspecified),
+                },
+            };
+            progress = true;
+            if let Some(waiting) = self.waiting.pop_front() {
+                self.acknowledge(waiting, result, session, out);
+            }
+        }
+        if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn acknowledge(
+        &mut self,
+        mut waiting: Waiting,
+        result: Result<(), Reason>,
+        session: &mut Session,
+        out: &mut Vec<u8>,
+    ) {
+        self.waiting_events -= waiting.counts;
+        self.waiting_bytes -= waiting.bytes;
+        let (mut stored, mut refused) = (0, 0);
+        for AckDue { id, qos, says } in waiting.acks.drain(..) {
+            let reason = match says {
+                Says::Again => Reason::Success,
+                Says::Refused(reason) => reason,
+                Says::Block => match result {
+                    Ok(()) => Reason::Success,
+                    Err(reason) => {
+                        refused += 1;
+                        reason
+                    }
+                },
+            };
+            if !matches!(says, Says::Again) {
+                session.acknowledged(qos, id, reason == Reason::Success);
+                stored += u64::from(reason == Reason::Success);
+            }
+            let kind = if qos == Qos::AtLeastOnce { Kind::PubAck } else { Kind::PubRec };
+            write_ack(kind, id, reason, self.version, out);
+        }
+        self.metrics.acks.inc_by(stored);
+        if result.is_err() {
+            self.metrics.refused.inc_by(refused);
+            self.metrics.dropped.inc_by((waiting.events as u64).saturating_sub(refused));
+        }
+        if self.spare.len() < 4 {
+            self.spare.push(waiting.acks);
+        }
+    }
+
+    /// Gives back what a quiet connection does not need.
+    pub(super) fn shrink(&mut self) {
+        if self.room.is_none() {
+            self.block = None;
+        }
+        self.properties = Vec::new();
+        self.acks.shrink_to_fit();
+        self.spare = Vec::new();
+        self.waiting.shrink_to_fit();
+    }
+}
+
+impl fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbound").field("waiting", &self.waiting_events).finish_non_exhaustive()
+    }
+}

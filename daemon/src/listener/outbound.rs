@@ -1,0 +1,67 @@
+//! From the bus to the client: deliveries become PUBLISH packets, within the client's receive maximum
+//! and packet size.
+
+use std::collections::VecDeque;
+
+use tidegate_event::Qos;
+
+use super::codec::{PublishWriter, Version};
+use super::session::Session;
+use crate::bus::Delivery;
+use crate::clock::unix_micros;
+
+/// Bytes that wait to be written at which no more deliveries are encoded.
+const MAX_BACKLOG: usize = 64 * 1024;
+
+/// One connection's way out.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    /// Taken from the bus, not yet sent.
+    pub(super) deliveries: VecDeque<Delivery>,
+    writer: PublishWriter,
+}
+
+impl Outbound {
+    /// `max_packet_size` is the client's, in bytes.
+    pub(super) fn new(version: Version, max_packet_size: usize) -> Self {
+        Self { deliveries: VecDeque::new(), writer: PublishWriter::new(version, max_packet_size) }
+    }
+
+    /// Whether it can take more from the bus.
+    pub(super) fn wants(&self, backlog: usize) -> bool {
+        self.deliveries.is_empty() && backlog < MAX_BACKLOG
+    }
+
+    /// Whether [`Outbound::send`] would send something, once there is room.
+    pub(super) fn is_ready(&self, session: &Session) -> bool {
+        self.deliveries
+            .front()
+            .is_some_and(|next| next.qos == Qos::AtMostOnce || session.has_window())
+    }
+
+    /// Appends what may leave now to `out`, in order. An event whose time is over is passed over
+    /// (`[MQTT-3.3.2-5]`), and one that the client is too small for (`[MQTT-3.1.2-25]`).
+    pub(super) fn send(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+        while out.len() < MAX_BACKLOG
+            && let Some(delivery) = self.deliveries.front()
+        {
+            let expiry = delivery.event.expiry(unix_micros());
+            if expiry != Some(0) {
+                let mut id = 0;
+                if delivery.qos != Qos::AtMostOnce {
+                    let Some(free) = session.send(delivery.qos) else { return };
+                    id = free;
+                }
+                if !self.writer.write(delivery, id, expiry, out) && id != 0 {
+                    session.unsend(id);
+                }
+            }
+            self.deliveries.pop_front();
+        }
+    }
+
+    /// Gives back what a quiet connection does not need.
+    pub(super) fn shrink(&mut self) {
+        self.deliveries.shrink_to_fit();
+    }
+}

@@ -1,0 +1,1 @@
+//! Clients against a listener on a real log.

@@ -1,0 +1,130 @@
+//! A connection's bytes: one buffer in, one buffer out. Both are small while little happens, grow
+//! with the traffic, and are given back when it ends.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+use super::Metrics;
+
+/// What a quiet connection reads into.
+const SMALL: usize = 2 * 1024;
+/// What a busy one does.
+const LARGE: usize = 64 * 1024;
+
+/// A stream with its buffers.
+#[derive(Debug)]
+pub(super) struct Wire<S> {
+    stream: S,
+    input: Vec<u8>,
+    /// Where the bytes begin that were not consumed.
+    start: usize,
+    /// What the next read makes room for.
+    room: usize,
+    /// What waits to be written.
+    pub(super) output: Vec<u8>,
+    written: usize,
+    metrics: Metrics,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(super) fn new(stream: S, metrics: Metrics) -> Self {
+        Self {
+            stream,
+            input: Vec::new(),
+            start: 0,
+            room: SMALL,
+            output: Vec::new(),
+            written: 0,
+            metrics,
+        }
+    }
+
+    /// What was read and not consumed.
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.input[self.start..]
+    }
+
+    /// Passes over the first `length` bytes of [`Wire::unread`].
+    pub(super) fn consume(&mut self, length: usize) {
+        self.start += length;
+    }
+
+    /// Bytes that wait to be written.
+    pub(super) fn backlog(&self) -> usize {
+        self.output.len() - self.written
+    }
+
+    /// Reads once, and makes room for `total` unread bytes if so many are expected. 0 is the end.
+    pub(super) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        total: Option<usize>,
+    ) -> Poll<io::Result<usize>> {
+        if self.start == self.input.len() {
+            self.input.clear();
+            self.start = 0;
+        }
+        let unread = self.input.len() - self.start;
+        // A packet's rest, and as much of the next ones as a read may bring.
+        let wanted = total.map_or(0, |total| total.saturating_sub(unread)).max(self.room / 2);
+        if self.input.capacity() - self.input.len() < wanted {
+            self.input.drain(..self.start);
+            self.start = 0;
+            let capacity = (unread + wanted).max(self.room);
+            self.input.reserve_exact(capacity.saturating_sub(self.input.len()));
+        }
+        let space = self.input.capacity() - self.input.len();
+        let read = pin!(self.stream.read_buf(&mut self.input));
+        let count = ready!(read.poll(context))?;
+        if count == space {
+            self.room = (self.room * 4).min(LARGE);
+        }
+        self.metrics.bytes_in.inc_by(count as u64);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Writes until nothing waits.
+    pub(super) fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.output.len() {
+            let rest = &self.output[self.written..];
+            let count = ready!(Pin::new(&mut self.stream).poll_write(context, rest))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += count;
+            self.metrics.bytes_out.inc_by(count as u64);
+        }
+        self.output.clear();
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether [`Wire::shrink`] would give something back.
+    pub(super) fn is_large(&self) -> bool {
+        self.input.capacity() > SMALL || self.output.capacity() > SMALL
+    }
+
+    /// Gives back what a quiet connection does not need.
+    pub(super) fn shrink(&mut self) {
+        self.room = SMALL;
+        self.input.drain(..self.start);
+        self.start = 0;
+        self.input.shrink_to(SMALL);
+        self.output.shrink_to(SMALL);
+    }
+
+    /// Tells the peer that nothing more comes, and takes what it has sent meanwhile, so that the
+    /// last answer is not lost with it (a socket that is closed with unread bytes is reset).
+    pub(super) async fn close(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|context| self.poll_write(context)).await?;
+        std::future::poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context)).await?;
+        self.input = Vec::with_capacity(SMALL);
+        while self.stream.read_buf(&mut self.input).await? > 0 {
+            self.input.clear();
+        }
+        Ok(())
+    }
+}
