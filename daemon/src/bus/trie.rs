@@ -64,8 +64,7 @@ impl<T> Trie<T> {
                 "+" => node = node.any.get_or_insert_default(),
                 _ if node.children.contains_key(level) => {
                     // The entry API would allocate the key each time.
-                    let Some(child) = node.children.get_mut(level) else { return None };
-                    node = child;
+                    node = node.children.get_mut(level)?;
                 }
                 _ => node = node.children.entry(level.into()).or_default(),
             }

@@ -279,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             let checked = if busy {
                 Err(Reason::QuotaExceeded)
             } else {
-                self.check(requested, identifier, &wanted)
+                self.check(&requested, identifier, &wanted)
             };
             granted.push(checked.map(|subscription| {
                 wanted.push(subscription);
@@ -297,7 +297,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     fn check(
         &self,
-        requested: SubscribeFilter,
+        requested: &SubscribeFilter,
         identifier: Option<u32>,
         wanted: &[Subscription],
     ) -> Result<Subscription, Reason> {

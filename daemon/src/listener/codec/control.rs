@@ -143,7 +143,7 @@ pub(in crate::listener) fn connect(frame: &Frame<'_>) -> Result<Connect, Refused
             topic: String::from_utf8(will.topic.to_vec()).map_err(|_| refuse(MALFORMED))?,
             qos: from_rumqttd(will.qos),
             retain: will.retain,
-            properties: will_properties.map(write_will_properties).unwrap_or_default(),
+            properties: will_properties.as_ref().map(write_will_properties).unwrap_or_default(),
             payload: will.message.to_vec(),
         }),
         None => None,
@@ -250,7 +250,7 @@ fn check_connect_properties(input: &mut Input<'_>, connect: &mut Connect) -> Res
 }
 
 /// The will delay is over at once: it never outlasts the session, which ends with the connection.
-fn write_will_properties(properties: mqtt::LastWillProperties) -> Vec<u8> {
+fn write_will_properties(properties: &mqtt::LastWillProperties) -> Vec<u8> {
     let mut list = Vec::new();
     let mut put = |property: Property<'_>| property.write(&mut list);
     if let Some(format) = properties.payload_format_indicator {
