@@ -393,6 +393,12 @@ impl Log {
         self.shared.queue.released();
     }
 
+    /// Bytes on disk that [`Log::release`] would free at once, or as soon as the writer has begun a
+    /// new segment because appenders lack room.
+    pub fn releasable(&self, before: Lsn) -> u64 {
+        self.shared.releasable(before)
+    }
+
     /// What it holds now.
     pub fn usage(&self) -> Usage {
         let table = self.shared.table();

@@ -83,6 +83,21 @@ impl Shared {
         self.storage.sync_dir(&self.dir)
     }
 
+    /// Bytes of the segments that hold nothing from `before` on; of the newest one only while
+    /// appenders lack room.
+    pub(super) fn releasable(&self, before: Lsn) -> u64 {
+        let wanted = self.queue.is_wanted();
+        let table = self.table();
+        let newest = table.0.last().map(|segment| segment.header.sequence);
+        let goes = |segment: &&Arc<Segment>| {
+            let older = Some(segment.header.sequence) != newest;
+            let empty = segment.end() <= segment.header.first;
+            (older && (empty || segment.end() <= before))
+                || (!older && !empty && wanted && segment.end() <= before)
+        };
+        table.0.iter().filter(goes).map(|segment| segment.len()).sum()
+    }
+
     /// Appenders lack room while nobody needs what the newest segment holds: it goes too, as soon as
     /// the writer has begun another.
     pub(super) fn roll_if_drained(&self) {

@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tidegate_event::{Epoch, Lsn};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use checkpoint::{Bytes, Item};
@@ -60,6 +61,7 @@ struct Inner {
     cursors: Cursors,
     /// Held while a checkpoint is written.
     writing: Mutex<()>,
+    requests: watch::Sender<u64>,
 }
 
 /// One read model: keys and values, and the LSN up to which the log was applied to it.
@@ -169,6 +171,7 @@ impl State {
             models: Mutex::default(),
             cursors,
             writing: Mutex::default(),
+            requests: watch::Sender::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, opened))
     }
@@ -226,6 +229,18 @@ impl State {
         Ok(tree)
     }
 
+    /// Whether there is a read model `name` with something in it. Does not open it: an open one counts
+    /// in [`State::checkpoint`]'s answer.
+    pub fn has_entries(&self, name: &str) -> Result<bool, StateError> {
+        let name = format!("{MODEL}{name}");
+        if !self.inner.store.names()?.contains(&name) {
+            return Ok(false);
+        }
+        let mut any = false;
+        self.inner.store.table(&name)?.scan(|_, _| any = true)?;
+        Ok(any)
+    }
+
     /// The sinks' cursors.
     pub fn cursors(&self) -> Cursors {
         self.inner.cursors.clone()
@@ -265,6 +280,22 @@ impl State {
         })?;
         info!(file = %path.display(), bytes, applied = lowest, "checkpoint written");
         Ok(lowest)
+    }
+
+    /// The lowest `applied` of all read models that are open: what [`State::checkpoint`] would answer.
+    pub fn applied(&self) -> Lsn {
+        lock(&self.inner.models).values().map(Tree::applied).min().unwrap_or(Lsn::MAX)
+    }
+
+    /// Changes whenever the log waits for the read models to be saved: who saves its tree rarely,
+    /// because nothing in it changes, does so then.
+    pub fn save_requests(&self) -> watch::Receiver<u64> {
+        self.inner.requests.subscribe()
+    }
+
+    /// Asks the owners of the read models to save them.
+    pub fn request_save(&self) {
+        self.inner.requests.send_modify(|number| *number += 1);
     }
 
     /// What went wrong first with the database, if something did: nothing is saved since.

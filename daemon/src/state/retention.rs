@@ -1,1 +1,282 @@
-//! Frees the log: says up to where nobody needs it any more.
+//! Frees the log: a task that says up to where nobody needs it any more.
+//!
+//! Events go when every sink's cursor and every read model has passed them, `log.retain` is over, and
+//! a checkpoint of the state that covers them is on disk. `log.retain` gives way once the log is
+//! three quarters full: what everybody has is not worth refusing what nobody has.
+//!
+//! A checkpoint wears the flash, so events that could go stay until a sixteenth of `log.max-size`
+//! has come together, the log is half full, or a minute has passed. Read models that only remember how
+//! far they are do so rarely; they are asked to when they alone are in the way.
+//!
+//! A failed state database takes no checkpoint. The daemon goes on without, until the log is three
+//! quarters full; then it stops in order, because a start rebuilds the database and a full log
+//! refuses events.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_event::Lsn;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{debug, error};
+
+use super::{State, StateError};
+use crate::log::{Log, Usage};
+use crate::supervise::{Role, Supervisor};
+
+/// Between two looks.
+const TICK: Duration = Duration::from_millis(200);
+/// Events that could go wait at most this long for others.
+const GATHER: Duration = Duration::from_secs(60);
+/// After a checkpoint that could not be written.
+const RETRY: Duration = Duration::from_secs(10);
+/// How many moments are remembered of the time that `retain` spans.
+const MARKS: u32 = 64;
+
+/// What is to be freed, and who has a say in it.
+#[derive(Debug)]
+pub struct Retention {
+    /// The log.
+    pub log: Arc<Log>,
+    /// The read models and cursors.
+    pub state: State,
+    /// The names of the sinks; one that has no cursor yet needs everything.
+    pub sinks: Vec<String>,
+    /// `log.max-size`, in bytes.
+    pub max_size: u64,
+    /// `log.retain`: counted from the start for events that are older than that.
+    pub retain: Duration,
+}
+
+/// What there is to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Nothing,
+    /// Read models are in the way.
+    AskToSave,
+    /// A checkpoint, then the release of what is below.
+    Release(Lsn),
+}
+
+/// What that depends on.
+struct View<F> {
+    usage: Usage,
+    max_size: u64,
+    /// The next LSN that some sink needs.
+    sinks: Lsn,
+    /// The next LSN that some read model needs.
+    models: Lsn,
+    /// The next LSN that `retain` protects.
+    retained: Lsn,
+    since_release: Duration,
+    /// Bytes that come free with a release below an LSN.
+    releasable: F,
+}
+
+impl<F: Fn(Lsn) -> u64> View<F> {
+    fn is_fuller_than(&self, quarters: u64) -> bool {
+        self.usage.bytes > self.max_size / 4 * quarters
+    }
+
+    fn action(&self) -> Action {
+        let sinks = match self.is_fuller_than(3) {
+            true => self.sinks,
+            false => self.sinks.min(self.retained),
+        };
+        let worth = |before| {
+            let bytes = (self.releasable)(before);
+            let pressing = self.is_fuller_than(2) || self.since_release >= GATHER;
+            bytes > 0 && (pressing || bytes >= self.max_size / 16)
+        };
+        let before = sinks.min(self.models);
+        if worth(before) {
+            Action::Release(before)
+        } else if before < sinks && worth(sinks) {
+            Action::AskToSave
+        } else {
+            Action::Nothing
+        }
+    }
+}
+
+impl Retention {
+    /// Starts the task. It ends with the drain.
+    pub fn start(self, supervisor: &Supervisor) {
+        let task = self.run(supervisor.clone());
+        supervisor.spawn("retention", Role::Critical, task);
+    }
+
+    async fn run(self, supervisor: Supervisor) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut marks = Marks::new(self.retain);
+        let mut released_at = Instant::now();
+        let mut failed_at: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                () = supervisor.drain().cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            if failed_at.is_some_and(|at| at.elapsed() < RETRY) {
+                continue;
+            }
+            let view = self.view(&mut marks, released_at.elapsed());
+            let before = match view.action() {
+                Action::Nothing => continue,
+                Action::AskToSave => {
+                    self.state.request_save();
+                    continue;
+                }
+                Action::Release(before) => before,
+            };
+            let urgent = view.is_fuller_than(3);
+            failed_at = match self.release(before).await {
+                Ok(()) => {
+                    released_at = Instant::now();
+                    None
+                }
+                Err(why) => {
+                    error!(%why, "the log cannot be freed");
+                    if urgent && self.state.failure().is_some() {
+                        supervisor.fail(format!("the log cannot be freed: {why}"));
+                    }
+                    Some(Instant::now())
+                }
+            };
+        }
+    }
+
+    fn view(
+        &self,
+        marks: &mut Marks,
+        since_release: Duration,
+    ) -> View<impl Fn(Lsn) -> u64 + use<'_>> {
+        let usage = self.log.usage();
+        let cursors = self.state.cursors();
+        let newest = usage.last.saturating_add(1);
+        let sinks = self.sinks.iter().map(|name| cursors.get(name).unwrap_or_default());
+        View {
+            usage,
+            max_size: self.max_size,
+            sinks: sinks.min().unwrap_or(newest).min(newest),
+            models: self.state.applied().saturating_add(1).min(newest),
+            retained: marks.protected(Instant::now(), usage.last),
+            since_release,
+            releasable: |before| self.log.releasable(before),
+        }
+    }
+
+    async fn release(&self, before: Lsn) -> Result<(), StateError> {
+        let (log, state) = (Arc::clone(&self.log), self.state.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            let covered = state.checkpoint()?;
+            let before = before.min(covered.saturating_add(1));
+            log.release(before);
+            debug!(before, "released");
+            Ok(())
+        });
+        // It does not panic; and if it does, the next tick tries again.
+        task.await.unwrap_or(Ok(()))
+    }
+}
+
+/// Which events are older than `retain`: from now and then a look at the newest one.
+#[derive(Debug)]
+struct Marks {
+    retain: Duration,
+    /// When the newest LSN was this one.
+    marks: VecDeque<(Instant, Lsn)>,
+    /// The newest LSN that is known to be old enough.
+    old: Lsn,
+}
+
+impl Marks {
+    fn new(retain: Duration) -> Self {
+        Self { retain, marks: VecDeque::new(), old: 0 }
+    }
+
+    /// The first LSN that is still to be kept, now that `last` is the newest.
+    fn protected(&mut self, now: Instant, last: Lsn) -> Lsn {
+        if self.retain.is_zero() {
+            return Lsn::MAX;
+        }
+        let spacing = self.retain / MARKS;
+        if self.marks.back().is_none_or(|(at, _)| now.duration_since(*at) >= spacing) {
+            self.marks.push_back((now, last));
+        }
+        while let Some((at, lsn)) = self.marks.front()
+            && now.duration_since(*at) >= self.retain
+        {
+            self.old = *lsn;
+            self.marks.pop_front();
+        }
+        self.old.saturating_add(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// 100 MiB, of which `bytes` are in use; a MiB comes free for each LSN.
+    fn view(bytes: u64, sinks: Lsn, models: Lsn, retained: Lsn) -> View<fn(Lsn) -> u64> {
+        View {
+            usage: Usage { bytes: bytes * MIB, first: 1, last: bytes, segments: 1 },
+            max_size: 100 * MIB,
+            sinks,
+            models,
+            retained,
+            since_release: Duration::ZERO,
+            releasable: |before| (before - 1) * MIB,
+        }
+    }
+
+    #[test]
+    fn nothing_goes_that_a_sink_or_a_read_model_needs() {
+        assert_eq!(view(60, 1, 50, Lsn::MAX).action(), Action::Nothing);
+        assert_eq!(view(60, 9, 50, Lsn::MAX).action(), Action::Release(9));
+        assert_eq!(view(60, 50, 9, Lsn::MAX).action(), Action::Release(9));
+    }
+
+    #[test]
+    fn little_waits_for_more_or_a_minute_or_a_half_full_log() {
+        assert_eq!(view(40, 4, 4, Lsn::MAX).action(), Action::Nothing);
+        assert_eq!(view(40, 9, 9, Lsn::MAX).action(), Action::Release(9));
+        assert_eq!(view(51, 4, 4, Lsn::MAX).action(), Action::Release(4));
+        let late = View { since_release: GATHER, ..view(40, 4, 4, Lsn::MAX) };
+        assert_eq!(late.action(), Action::Release(4));
+        let idle = View { since_release: GATHER, ..view(40, 1, 1, Lsn::MAX) };
+        assert_eq!(idle.action(), Action::Nothing);
+    }
+
+    #[test]
+    fn read_models_that_are_in_the_way_are_asked_to_save() {
+        assert_eq!(view(40, 20, 1, Lsn::MAX).action(), Action::AskToSave);
+        assert_eq!(view(40, 4, 1, Lsn::MAX).action(), Action::Nothing);
+        assert_eq!(view(40, 20, 1, 3).action(), Action::Nothing);
+    }
+
+    #[test]
+    fn retain_gives_way_to_a_log_that_fills_up() {
+        assert_eq!(view(60, 50, 50, 9).action(), Action::Release(9));
+        assert_eq!(view(60, 50, 50, 1).action(), Action::Nothing);
+        assert_eq!(view(76, 50, 50, 1).action(), Action::Release(50));
+    }
+
+    #[test]
+    fn events_are_protected_for_as_long_as_retain_says() {
+        let start = Instant::now();
+        let mut marks = Marks::new(Duration::from_secs(640));
+        let mut at = |second, last| marks.protected(start + Duration::from_secs(second), last);
+        assert_eq!(at(0, 5), 1);
+        assert_eq!(at(1, 6), 1);
+        assert_eq!(at(10, 10), 1);
+        assert_eq!(at(639, 99), 1);
+        assert_eq!(at(640, 99), 6);
+        assert_eq!(at(650, 99), 11);
+        assert_eq!(at(5000, 99), 100);
+        assert_eq!(Marks::new(Duration::ZERO).protected(start, 5), Lsn::MAX);
+    }
+}
