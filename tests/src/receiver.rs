@@ -130,8 +130,8 @@ impl Receiver {
 fn run(site: &Site, port: u16) -> Process {
     let bind = format!("127.0.0.1:{port}");
     let data = site.path().join("received");
-    let mut command = site.tidegate(["receiver", "--bind", &bind, "--data-dir"]);
-    command.arg(data);
+    let mut command = site.tidegate(["receiver", "--bind", &bind, "--max-size", "16GiB"]);
+    command.arg("--data-dir").arg(data);
     let mut process = Process::start("receiver", command, site.path());
     process.line("listening http ", SOON);
     process
