@@ -150,14 +150,8 @@ impl Encoder {
         if let Some(object) = structured(event) {
             return structured_attributes(object, event);
         }
-        let own = |wanted: &str| {
-            event.properties.iter().find_map(|property| match property {
-                Property::User(name, value) if name == wanted => Some(value),
-                _ => None,
-            })
-        };
-        let speaks_cloudevents = own("specversion") == Some("1.0")
-            && ["id", "source", "type"].iter().all(|name| own(name).is_some_and(|v| !v.is_empty()));
+        let own = |wanted: &str| user_property(event, wanted);
+        let speaks_cloudevents = speaks_cloudevents(event);
         let mut named: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
         let mut put = |name: &'static str, value: Cow<'a, str>| named.push((name.into(), value));
         if speaks_cloudevents {
@@ -239,6 +233,35 @@ impl Encoder {
         );
         Attributes { named, content_type, data: event.payload }
     }
+}
+
+/// The `source` that the publisher gave the event itself, where it speaks CloudEvents. Without one
+/// the source is that of the [device](Encoder::device).
+pub fn own_source<'a>(event: &EventRef<'a>) -> Option<Cow<'a, str>> {
+    if event.properties.is_empty() {
+        return None;
+    }
+    if let Some(mut object) = structured(event) {
+        return match object.remove("source") {
+            Some(Value::String(source)) => Some(source.into()),
+            _ => None,
+        };
+    }
+    speaks_cloudevents(event).then(|| user_property(event, "source").map(Cow::Borrowed)).flatten()
+}
+
+/// Whether the publisher made it a CloudEvent in binary mode (MQTT binding 1.0.2, section 3.1).
+fn speaks_cloudevents(event: &EventRef<'_>) -> bool {
+    let present = |name| user_property(event, name).is_some_and(|value| !value.is_empty());
+    user_property(event, "specversion") == Some("1.0")
+        && ["id", "source", "type"].into_iter().all(present)
+}
+
+fn user_property<'a>(event: &EventRef<'a>, wanted: &str) -> Option<&'a str> {
+    event.properties.iter().find_map(|property| match property {
+        Property::User(name, value) if name == wanted => Some(value),
+        _ => None,
+    })
 }
 
 /// The payload as a CloudEvent in structured mode, with the place in the log added, if it is one.

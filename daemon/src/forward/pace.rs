@@ -1,0 +1,212 @@
+//! Whether a sink's next message may go now: the breaker, the pause that the bus asked for, and the
+//! limits of the uplink, together. Shared by the batches in flight.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tidegate_config::Sink;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::backoff::Backoff;
+use super::breaker::{Breaker, Permit};
+use super::rate::Bucket;
+
+/// The decision, without waiting.
+#[derive(Debug)]
+struct Pace {
+    breaker: Breaker,
+    throttled: Option<Instant>,
+    events: Bucket,
+    bytes: Bucket,
+}
+
+impl Pace {
+    fn permit(&mut self, now: Instant, events: usize, bytes: usize) -> Permit {
+        if let Some(until) = self.throttled
+            && now < until
+        {
+            return Permit::At(until);
+        }
+        self.throttled = None;
+        let paid = self.events.ready(now).max(self.bytes.ready(now));
+        if now < paid {
+            return Permit::At(paid);
+        }
+        // Last: who is told to go by the breaker goes.
+        let permit = self.breaker.permit(now);
+        if permit == Permit::Go {
+            self.events.take(events);
+            self.bytes.take(bytes);
+        }
+        permit
+    }
+}
+
+/// Lets messages go at the sink's pace.
+#[derive(Debug)]
+pub(super) struct Pacer {
+    pace: Mutex<Pace>,
+    changed: Notify,
+    backoff: Backoff,
+}
+
+impl Pacer {
+    pub(super) fn new(config: &Sink) -> Self {
+        let now = Instant::now();
+        Self {
+            pace: Mutex::new(Pace {
+                breaker: Breaker::new(),
+                throttled: None,
+                events: Bucket::new(config.rate.max_events, now),
+                bytes: Bucket::new(config.rate.max_bytes.map(|size| size.0), now),
+            }),
+            changed: Notify::new(),
+            backoff: Backoff::new(&config.retry),
+        }
+    }
+
+    /// Waits until a message of so many events and bytes may go. Whoever returns from here sends, and
+    /// reports with one of the methods below.
+    pub(super) async fn turn(&self, events: usize, bytes: usize) {
+        loop {
+            let changed = self.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            // Before the question, so that a report between question and wait is not missed.
+            changed.as_mut().enable();
+            let permit = self.pace().permit(Instant::now(), events, bytes);
+            match permit {
+                Permit::Go => return,
+                Permit::At(when) => tokio::select! {
+                    () = sleep_until(when) => {}
+                    () = changed => {}
+                },
+                Permit::AfterProbe => changed.await,
+            }
+        }
+    }
+
+    /// The bus answered, whatever it said.
+    pub(super) fn answered(&self) {
+        let mut pace = self.pace();
+        if !pace.breaker.is_closed() {
+            self.changed.notify_waiters();
+        }
+        pace.breaker.answered();
+    }
+
+    /// No answer, or none that counts; the message's `attempts` so far failed. Answers how long this
+    /// message waits before it asks for its turn again.
+    pub(super) fn failed(&self, attempts: u32) -> Duration {
+        let mut pace = self.pace();
+        let failures = pace.breaker.failures();
+        let until = Instant::now() + self.backoff.delay(failures, fastrand::f64());
+        pace.breaker.failed(until);
+        self.changed.notify_waiters();
+        // An open breaker makes it wait anyway.
+        match pace.breaker.is_closed() {
+            true => self.backoff.delay(attempts, fastrand::f64()),
+            false => Duration::ZERO,
+        }
+    }
+
+    /// The bus asked for a pause.
+    pub(super) fn throttled(&self, pause: Duration) {
+        let mut pace = self.pace();
+        pace.breaker.answered();
+        pace.throttled = pace.throttled.max(Some(Instant::now() + pause));
+        self.changed.notify_waiters();
+    }
+
+    /// The bus refuses us: try rarely.
+    pub(super) fn refused(&self) {
+        let mut pace = self.pace();
+        pace.breaker.open(Instant::now() + self.backoff.max());
+        self.changed.notify_waiters();
+    }
+
+    /// Whether messages are held back because of the bus, not because of our own limits.
+    pub(super) fn is_held_back(&self) -> bool {
+        let pace = self.pace();
+        !pace.breaker.is_closed() || pace.throttled.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_config::sink::{Bus, Http};
+    use tidegate_config::{ByteSize, Span};
+
+    use super::*;
+
+    fn pacer(adjust: impl FnOnce(&mut Sink)) -> Pacer {
+        let mut config = Sink::new("cloud", Bus::Http(Http::new("http://localhost")));
+        config.retry.initial = Span::seconds(10);
+        adjust(&mut config);
+        Pacer::new(&config)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_sink_waits_as_long_as_it_was_asked_to() {
+        let pacer = pacer(|_| {});
+        let start = Instant::now();
+        pacer.throttled(Duration::from_secs(20));
+        pacer.throttled(Duration::from_secs(5));
+        assert!(pacer.is_held_back());
+        pacer.turn(1, 1).await;
+        assert_eq!(start.elapsed().as_secs(), 20);
+        assert!(!pacer.is_held_back());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_messages_go_together_once_the_probe_is_answered() {
+        let pacer = pacer(|_| {});
+        for attempt in 1..=3 {
+            pacer.failed(attempt);
+        }
+        assert!(pacer.is_held_back());
+        pacer.turn(1, 1).await;
+        let probe_sent = Instant::now();
+        let others = async { tokio::join!(pacer.turn(1, 1), pacer.turn(1, 1)) };
+        tokio::join!(others, async {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            pacer.answered();
+        });
+        assert_eq!(probe_sent.elapsed().as_secs(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_is_refused_is_tried_at_the_longest_interval() {
+        let pacer = pacer(|config| config.retry.max = Span::seconds(90));
+        let start = Instant::now();
+        for _ in 0..3 {
+            pacer.turn(1, 1).await;
+            pacer.refused();
+        }
+        assert_eq!(start.elapsed().as_secs(), 180);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_uplinks_limits_hold() {
+        let pacer = pacer(|config| {
+            config.rate.max_events = Some(100);
+            config.rate.max_bytes = Some(ByteSize(10_000));
+        });
+        let start = Instant::now();
+        for _ in 0..11 {
+            pacer.turn(100, 10).await;
+        }
+        // The first second's allowance is there at the start.
+        assert!((9..=10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+        let start = Instant::now();
+        for _ in 0..6 {
+            pacer.turn(0, 10_000).await;
+        }
+        assert!((4..=6).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+        assert!(!pacer.is_held_back());
+    }
+}
