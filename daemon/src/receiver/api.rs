@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tidegate_event::{EventRef, Lsn};
+use tidegate_event::Lsn;
 
 use super::event::parse_one;
 use super::http::{Refusal, json};
@@ -46,13 +46,14 @@ pub(super) struct Summary {
     version: &'static str,
     uptime_seconds: u64,
     /// Events stored since the receiver was created.
-    received: u64,
-    received_bytes: u64,
+    events: u64,
+    /// Bytes of their JSON.
+    event_bytes: u64,
     /// Events a second, over the last five.
     rate: f64,
     duplicates: u64,
     /// LSNs missing, over all gateways.
-    missing: u64,
+    gaps: u64,
     out_of_order: u64,
     refused_requests: u64,
     devices: usize,
@@ -80,11 +81,11 @@ impl Summary {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds,
-            received: events,
-            received_bytes: bytes,
+            events,
+            event_bytes: bytes,
             rate: state.rate.per_second(uptime_seconds),
             duplicates,
-            missing: state.seen.missing(),
+            gaps: state.seen.missing(),
             out_of_order,
             refused_requests: refused,
             devices: state.model.devices.len(),
@@ -139,17 +140,11 @@ struct GapsView<'a> {
 /// Events as they came.
 #[derive(Debug, Default, Serialize)]
 struct Page {
-    events: Vec<Listed>,
+    events: Vec<Box<RawValue>>,
     /// The `from` that goes on where this ends.
     next: Lsn,
     /// Whether there is more now.
     more: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct Listed {
-    lsn: Lsn,
-    event: Box<RawValue>,
 }
 
 /// Answers `GET path?query`.
@@ -255,19 +250,16 @@ impl Filter {
     }
 }
 
-fn listed(stored: &EventRef<'_>) -> Option<Listed> {
-    let Some(Record::Event(json)) = store::record(stored) else { return None };
-    let event = serde_json::from_slice(json).ok()?;
-    Some(Listed { lsn: stored.lsn(), event })
-}
-
 fn read_page(
     receiver: &Receiver,
     from: Lsn,
     limit: usize,
     filter: &Filter,
 ) -> Result<Page, crate::log::ReadError> {
-    let mut page = Page::default();
+    let mut page = Page { next: from, ..Page::default() };
+    if from > receiver.newest() {
+        return Ok(page);
+    }
     let mut reader = receiver.log.reader(from.max(1));
     let (mut bytes, mut scanned) = (0, 0);
     page.next = store::scan(&mut reader, drop, |stored| {
@@ -279,7 +271,7 @@ fn read_page(
             && filter.takes(json)
         {
             bytes += json.len();
-            page.events.extend(listed(stored));
+            page.events.extend(serde_json::from_slice(json).ok());
         }
         true
     })?;
@@ -293,13 +285,16 @@ fn read_each(receiver: &Receiver, lsns: &[Lsn]) -> Result<Page, crate::log::Read
     for lsn in lsns {
         let mut reader = receiver.log.reader(*lsn);
         page.next = store::scan(&mut reader, drop, |stored| {
-            if stored.lsn() == *lsn && bytes < MAX_ANSWER {
-                bytes += stored.payload.len();
-                page.events.extend(listed(stored));
-                return true;
+            if stored.lsn() != *lsn || bytes >= MAX_ANSWER {
+                return false;
             }
-            false
+            if let Some(Record::Event(json)) = store::record(stored) {
+                bytes += json.len();
+                page.events.extend(serde_json::from_slice(json).ok());
+            }
+            true
         })?;
     }
+    page.more = page.next <= receiver.newest();
     Ok(page)
 }

@@ -37,7 +37,9 @@ async fn make_room(receiver: &Receiver) {
             warn!("{why}; the store keeps its oldest events until it works");
             return;
         }
-        receiver.log.release(oldest_to_keep(&before));
+        let (log, keep) = (receiver.log.clone(), oldest_to_keep(&before));
+        // Unlinking takes its time.
+        let _ = tokio::task::spawn_blocking(move || log.release(keep)).await;
         receiver.changed();
         let after = receiver.log.usage();
         if after.bytes >= before.bytes && after.first == before.first {

@@ -100,11 +100,11 @@ pub const MAX_EVENTS: usize = 100_000;
 pub const MAX_CONNECTIONS: usize = 256;
 /// Streams for pages at once.
 pub const MAX_STREAMS: usize = 64;
-/// The least [`Options::max_size`].
-pub const MIN_SIZE: u64 = 16 << 20;
+/// The least [`Options::max_size`]: a few of the largest requests.
+pub const MIN_SIZE: u64 = 128 << 20;
 
 const SEGMENT_SIZE: u64 = 8 << 20;
-const MAX_COMMIT: usize = 4 << 20;
+const MAX_COMMIT: usize = 2 << 20;
 
 /// How a receiver is kept.
 #[derive(Debug, Clone)]
@@ -216,7 +216,7 @@ impl Receiver {
             dir: dir.join("store"),
             lane: Lane(0),
             max_size: options.max_size,
-            segment_size: SEGMENT_SIZE.min(options.max_size / 16),
+            segment_size: SEGMENT_SIZE,
             max_delay: Duration::ZERO,
             max_bytes: MAX_COMMIT,
         };
@@ -274,7 +274,7 @@ impl Receiver {
 
     /// Whether the store is near its bound.
     fn is_crowded(&self) -> bool {
-        self.log.usage().bytes > self.options.max_size / 8 * 7
+        self.log.usage().bytes > self.options.max_size / 4 * 3
     }
 
     /// The newest event in the store.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use tidegate_event::record::{self, Properties};
+use tidegate_event::record::Properties;
 use tidegate_event::{BlockBuilder, Draft, EventRef, Lsn, Qos, Received};
 use tracing::warn;
 
@@ -79,18 +79,12 @@ pub(super) fn scan(
                 lost(range);
             }
             Read::Frames => {
-                for frame in chunk.frames() {
-                    for event in record::events(frame.payload, frame.first).flatten() {
-                        if event.lsn() < from {
-                            continue;
-                        }
-                        if !visit(&event) {
-                            return Ok(event.lsn());
-                        }
-                        from = event.lsn() + 1;
+                for event in chunk.frames().flat_map(|frame| frame.events()).flatten() {
+                    if !visit(&event) {
+                        return Ok(event.lsn());
                     }
                 }
-                from = from.max(reader.position());
+                from = reader.position();
             }
         }
     }

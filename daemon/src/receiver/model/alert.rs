@@ -52,7 +52,7 @@ pub(in crate::receiver) struct Alert {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct AlertData {
-    name: Option<String>,
+    alert: Option<String>,
     device: Option<String>,
     severity: Option<String>,
     value: Option<f64>,
@@ -77,7 +77,7 @@ impl Alerts {
         let pick = |said: Option<String>, level: Option<&str>| -> Box<str> {
             shown(said.as_deref().or(level).unwrap_or_default()).into()
         };
-        let name = pick(data.name, level_name);
+        let name = pick(data.alert, level_name);
         let device = pick(data.device, level_device);
         let source: Box<str> = shown(event.gateway().unwrap_or(&event.source)).into();
         let known = |alert: &Alert| {

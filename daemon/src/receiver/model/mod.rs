@@ -96,7 +96,9 @@ impl Model {
             self.totals.events += 1;
             self.totals.bytes += event.raw.len() as u64;
             if event.kind.starts_with(alert::TYPE_PREFIX) {
+                // Of an edge service rather than a device: no row of its own.
                 self.alerts.apply(event);
+                continue;
             }
             let Some(at) = self.device(event) else {
                 self.totals.without_device += 1;
