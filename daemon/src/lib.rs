@@ -30,5 +30,7 @@ pub mod supervise;
 pub mod clock;
 // the small upstream that comes with it,
 pub mod receiver;
-// and the commands that put it all together.
+// the wiring of all that,
+pub mod gateway;
+// and the commands that start it.
 pub mod commands;

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod failure;
 mod receiver;
+mod run;
 mod signals;
 
 use std::io::{self, Write};
@@ -27,6 +28,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the gateway
+    Run(ConfigFile),
     /// Check a config file, and say what is wrong with it
     Check(check::Options),
     /// Run the small upstream that comes with tidegate: takes CloudEvents, keeps and shows them
@@ -45,6 +48,7 @@ impl Cli {
     /// Runs the command to its end.
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
+            Command::Run(file) => run::run(&file.config),
             Command::Check(options) => check::run(&options).map(|report| {
                 let _ = io::stdout().write_all(report.as_bytes());
             }),

@@ -55,6 +55,11 @@ impl Metrics {
         self.received_by_qos[qos as usize].inc_by(count);
     }
 
+    /// Events received, with any QoS.
+    pub fn received_in_all(&self) -> u64 {
+        self.received_by_qos.iter().map(Counter::get).sum()
+    }
+
     /// Counts an event that the gate denied.
     pub fn denied(&self, reason: &'static str) {
         self.denied.get_or_create(&ReasonLabel { reason }).inc();

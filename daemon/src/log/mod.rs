@@ -107,6 +107,7 @@ mod writer;
 mod reader;
 // What all of them share; what is lost, what is set aside, what opening does.
 mod ledger;
+mod metrics;
 mod quarantine;
 mod recovery;
 mod shared;
@@ -132,6 +133,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::info;
 
 pub use ledger::{Ledger, Loss, Reason};
+pub use metrics::Metrics;
 pub use reader::{Chunk, Frame, Read, ReadError, Reader};
 pub use storage::{FileSystem, Storage};
 

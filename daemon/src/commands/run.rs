@@ -1,0 +1,39 @@
+//! `tidegate run`: the gateway, until it is told to stop.
+
+use std::io::Write;
+use std::path::Path;
+
+use tracing::info;
+
+use super::Failure;
+use super::check;
+use super::signals::Stop;
+use crate::gateway::Gateway;
+
+pub(super) fn run(config_file: &Path) -> Result<(), Failure> {
+    let config = check::load(config_file)?;
+    super::start_logging(&config.log_output)?;
+    super::runtime()?.block_on(async {
+        let mut stop = Stop::listen()?;
+        let gateway = Gateway::start(&config).await?;
+        announce(&gateway);
+        tokio::select! {
+            signal = stop.requested() => info!("{signal}: stopping"),
+            () = gateway.failed() => {}
+        }
+        let left = gateway.drain().await;
+        info!("stopped; {left}");
+        super::outcome(left.failure)
+    })
+}
+
+/// One line an address, then `ready`, on standard output, for whoever started it. Nobody has to read
+/// it.
+fn announce(gateway: &Gateway) {
+    let mut lines = String::new();
+    for (what, address) in gateway.addresses() {
+        lines.push_str(&format!("listening {what} {address}\n"));
+    }
+    lines.push_str("ready\n");
+    let _ = std::io::stdout().write_all(lines.as_bytes());
+}

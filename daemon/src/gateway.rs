@@ -1,0 +1,388 @@
+//! The wiring: the one place that knows every part. Builds them from the config, starts them, and
+//! stops them in order.
+//!
+//! Sockets are bound first and served last, so that a taken port is known before anything else
+//! happens, and no client is answered before recovery is done. Two supervisors make the order of the
+//! drain: first what writes to the log ends, then what reads from it.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tidegate_config::{Config, Gateway as GatewayConfig, Listener as ListenerConfig};
+use tidegate_event::cloudevents::Encoder;
+use tidegate_event::{Lane, Lsn};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::admin::{Admin, Latch, Readiness, Sources};
+use crate::bus::{self, BusHandle};
+use crate::clock::Clock;
+use crate::commands::Failure;
+use crate::forward::{self, ForwarderHandle};
+use crate::gate::Gate;
+use crate::listener::{self, Listener};
+use crate::log::{self, FileSystem, Log, OpenError, Storage};
+use crate::services::{self, Services};
+use crate::state::retention::Retention;
+use crate::state::{Opened, State};
+use crate::supervise::{Role, Supervisor};
+
+/// How long connections may take to end, once the drain began.
+const WRITERS_LIMIT: Duration = Duration::from_secs(5);
+/// How long everything behind the log may take: the forwarders' grace period and their last answer.
+const READERS_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The listeners and their connections.
+    writers: Supervisor,
+    /// Bus, services, forwarders, retention; and the admin pages.
+    readers: Supervisor,
+    parts: Arc<Parts>,
+    addresses: Vec<(&'static str, SocketAddr)>,
+    data_dir: PathBuf,
+}
+
+/// What the status is made from.
+#[derive(Debug)]
+struct Parts {
+    id: String,
+    log: Arc<Log>,
+    forwarders: Vec<ForwarderHandle>,
+    listener: listener::Metrics,
+    services: services::Metrics,
+}
+
+/// How a gateway stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// Its id.
+    pub gateway: String,
+    /// Events that clients published since the start.
+    pub received: u64,
+    /// The log.
+    pub log: LogStatus,
+    /// Alerts.
+    pub alerts: AlertStatus,
+    /// The sinks, as in the config.
+    pub sinks: Vec<forward::Status>,
+}
+
+/// How its log stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LogStatus {
+    /// The newest event on disk: how many there have been since the log was created.
+    pub last_lsn: Lsn,
+    /// The oldest event still on disk; `last-lsn + 1` where there is none.
+    pub first_lsn: Lsn,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Entries of the loss ledger.
+    pub losses: usize,
+}
+
+/// How its alerts stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AlertStatus {
+    /// Raised and not cleared.
+    pub open: u64,
+    /// Raised since the start.
+    pub raised: u64,
+}
+
+/// What a gateway leaves behind when it stops.
+#[derive(Debug)]
+pub struct Left {
+    /// Events on disk that not every sink has.
+    pub events: u64,
+    /// Where they are.
+    pub data_dir: PathBuf,
+    /// What failed, where it was not asked to stop, or could not stop in order.
+    pub failure: Option<String>,
+}
+
+impl Gateway {
+    /// Builds and starts every part.
+    pub async fn start(config: &Config) -> Result<Self, Failure> {
+        let mut addresses = Vec::new();
+        let mut listeners = Vec::new();
+        for ListenerConfig::Mqtt { bind, .. } in &config.listeners {
+            let listener = Listener::bind(*bind)
+                .map_err(|error| Failure::bind("listener mqtt", *bind, &error))?;
+            addresses.push(("mqtt", local(listener.local_addr())?));
+            listeners.push(listener);
+        }
+        let bind = config.admin.bind;
+        let admin =
+            Admin::bind(bind).await.map_err(|error| Failure::bind("admin", bind, &error))?;
+        addresses.push(("admin", local(admin.local_addr())?));
+
+        let storage: Arc<dyn Storage> = Arc::new(FileSystem);
+        let data_dir = config.gateway.data_dir.clone();
+        let log = open_log(&storage, config)?;
+        let state = open_state(&log, &config.gateway)?;
+
+        let writers = Supervisor::new();
+        let readers = Supervisor::new();
+        let mut registry = Registry::default();
+        let gate = Arc::new(Gate::new(Arc::clone(&log), &config.limits, Clock::new()));
+        let bus = start_bus(config, &log, &state, &mut registry, &readers)?;
+        let services = services::Metrics::default();
+        services.register(&mut registry);
+        start_services(config, &log, &gate, &state, &services, &readers)?;
+        let forwarders = start_forwarders(config, &log, &state, storage, &mut registry, &readers)?;
+        Retention {
+            log: Arc::clone(&log),
+            state,
+            sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
+            max_size: config.log.max_size.0,
+            retain: config.log.retain.0,
+        }
+        .start(&readers);
+
+        let listener = listener::Metrics::default();
+        listener.register(&mut registry);
+        registry.register_collector(Box::new(log::Metrics::new(
+            Arc::clone(&log),
+            config.log.max_size.0,
+        )));
+        let shared = listener::Shared::new(
+            gate,
+            bus,
+            config.limits.clone(),
+            listener.clone(),
+            writers.clone(),
+        );
+        let parts = Parts { id: config.gateway.id.clone(), log, forwarders, listener, services };
+        let parts = Arc::new(parts);
+        let (readiness, latch) = Readiness::new();
+        serve_admin(admin, registry, readiness, &parts, &readers);
+        for listener in listeners {
+            listener.serve(shared.clone());
+        }
+        drop::<Latch>(latch);
+        Ok(Self { writers, readers, parts, addresses, data_dir })
+    }
+
+    /// Every bound address, with what is served there.
+    pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> Status {
+        self.parts.status()
+    }
+
+    /// Resolves when a part that the gateway is nothing without has ended.
+    pub async fn failed(&self) {
+        tokio::select! {
+            () = self.writers.drain().cancelled() => {}
+            () = self.readers.drain().cancelled() => {}
+        }
+    }
+
+    /// Stops in order: no new connections, what waits is committed and acknowledged; then the sinks
+    /// are flushed for a grace period, state and cursors saved, the log closed.
+    pub async fn drain(self) -> Left {
+        let mut late = None;
+        self.writers.begin_drain();
+        if timeout(WRITERS_LIMIT, self.writers.ended()).await.is_err() {
+            warn!("some connections did not end in time");
+        }
+        self.readers.begin_drain();
+        if timeout(READERS_LIMIT, self.readers.ended()).await.is_err() {
+            late = Some("not everything behind the log ended in time".to_owned());
+        }
+        self.parts.log.close().await;
+        let failure = self.writers.failure().or_else(|| self.readers.failure()).or(late);
+        Left { events: self.parts.status().lag(), data_dir: self.data_dir, failure }
+    }
+}
+
+impl Parts {
+    fn status(&self) -> Status {
+        let usage = self.log.usage();
+        Status {
+            gateway: self.id.clone(),
+            received: self.listener.received_in_all(),
+            log: LogStatus {
+                last_lsn: usage.last,
+                first_lsn: usage.first,
+                bytes: usage.bytes,
+                losses: self.log.losses().len(),
+            },
+            alerts: AlertStatus {
+                open: self.services.open_alerts(),
+                raised: self.services.raised_alerts(),
+            },
+            sinks: self.forwarders.iter().map(ForwarderHandle::status).collect(),
+        }
+    }
+}
+
+impl Status {
+    /// Events that the slowest sink does not have yet.
+    pub fn lag(&self) -> u64 {
+        self.sinks.iter().map(|sink| sink.lag_events).max().unwrap_or_default()
+    }
+
+    /// Events that every sink has.
+    pub fn forwarded(&self) -> u64 {
+        self.log.last_lsn - self.lag().min(self.log.last_lsn)
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.events {
+            0 => f.write_str("every event was forwarded"),
+            n => write!(
+                f,
+                "{n} events wait in {} to be forwarded after the next start",
+                self.data_dir.display()
+            ),
+        }
+    }
+}
+
+fn local(address: io::Result<SocketAddr>) -> Result<SocketAddr, Failure> {
+    address.map_err(|error| Failure::system("cannot tell the address of a socket", &error))
+}
+
+fn open_log(storage: &Arc<dyn Storage>, config: &Config) -> Result<Arc<Log>, Failure> {
+    let options = log::Options {
+        dir: config.gateway.data_dir.join("log"),
+        lane: Lane(0),
+        max_size: config.log.max_size.0,
+        segment_size: config.log.segment_size.0,
+        max_delay: config.log.commit.max_delay.0,
+        max_bytes: config.log.commit.max_bytes.as_usize(),
+    };
+    let (log, recovery) = Log::open(Arc::clone(storage), options).map_err(|error| {
+        let code = match &error {
+            OpenError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Failure::EX_NOPERM
+            }
+            OpenError::Io { .. } => Failure::EX_CANTCREAT,
+            OpenError::Locked { .. } | OpenError::Newer { .. } => Failure::EX_UNAVAILABLE,
+        };
+        Failure::new(code, error.to_string())
+    })?;
+    for lost in &recovery.quarantined {
+        let (first, last) = (lost.start(), lost.end());
+        warn!(
+            first,
+            last, "events are damaged; they were set aside and entered in the loss ledger"
+        );
+    }
+    Ok(log)
+}
+
+fn open_state(log: &Log, config: &GatewayConfig) -> Result<State, Failure> {
+    let failure = |error| Failure::new(Failure::EX_CANTCREAT, format!("{error}"));
+    let (state, opened) = State::open(&config.data_dir.join("state")).map_err(failure)?;
+    match opened {
+        Opened::Fine => {}
+        Opened::Rebuilt => info!("the state is rebuilt from its checkpoint and the log"),
+        Opened::InMemory => warn!("the disk takes no state database; state stays in memory"),
+    }
+    state.bind(log.id(1).epoch, log.committed()).map_err(failure)?;
+    Ok(state)
+}
+
+fn start_bus(
+    config: &Config,
+    log: &Arc<Log>,
+    state: &State,
+    registry: &mut Registry,
+    readers: &Supervisor,
+) -> Result<BusHandle, Failure> {
+    let metrics = bus::Metrics::default();
+    metrics.register(registry);
+    let tree = state.tree(bus::TREE).map_err(|error| not_loaded("retained messages", error))?;
+    BusHandle::start(Arc::clone(log), tree, &config.limits, metrics, readers)
+        .map_err(|error| not_loaded("retained messages", error))
+}
+
+fn start_services(
+    config: &Config,
+    log: &Arc<Log>,
+    gate: &Arc<Gate>,
+    state: &State,
+    metrics: &services::Metrics,
+    readers: &Supervisor,
+) -> Result<(), Failure> {
+    let services = Services {
+        log: Arc::clone(log),
+        gate: Arc::clone(gate),
+        state: state.clone(),
+        metrics: metrics.clone(),
+        supervisor: readers.clone(),
+    };
+    services
+        .start_alerts(&config.gateway, &config.alerts)
+        .map_err(|error| not_loaded("alerts", error))?;
+    Ok(())
+}
+
+fn not_loaded(what: &str, error: impl fmt::Display) -> Failure {
+    Failure::new(Failure::EX_IOERR, format!("cannot load the {what}: {error}"))
+}
+
+fn start_forwarders(
+    config: &Config,
+    log: &Arc<Log>,
+    state: &State,
+    storage: Arc<dyn Storage>,
+    registry: &mut Registry,
+    readers: &Supervisor,
+) -> Result<Vec<ForwarderHandle>, Failure> {
+    let gateway = &config.gateway;
+    let types = config.event_types.iter();
+    let encoder = Encoder::new(
+        &gateway.id,
+        types.map(|entry| (entry.topic.0.clone(), entry.name.clone())).collect(),
+        gateway.event_type.clone(),
+        gateway.device_level,
+    );
+    let metrics = forward::Metrics::default();
+    metrics.register(registry);
+    let shared = forward::Shared {
+        log: Arc::clone(log),
+        encoder: Arc::new(encoder),
+        cursors: state.cursors(),
+        storage,
+        dead_letters: gateway.data_dir.join("dlq"),
+        metrics,
+    };
+    let start = |sink| {
+        ForwarderHandle::start(sink, &shared, readers)
+            .map_err(|error| Failure::new(Failure::EX_CONFIG, error.to_string()))
+    };
+    config.sinks.iter().map(start).collect()
+}
+
+fn serve_admin(
+    admin: Admin,
+    registry: Registry,
+    readiness: Readiness,
+    parts: &Arc<Parts>,
+    readers: &Supervisor,
+) {
+    let parts = Arc::clone(parts);
+    let status = move || serde_json::to_value(parts.status()).unwrap_or_default();
+    let sources = Sources { registry, readiness, status: Box::new(status) };
+    let drain = readers.drain().clone();
+    readers.spawn("admin", Role::Critical, admin.serve(Arc::new(sources), drain));
+}
