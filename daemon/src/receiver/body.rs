@@ -101,11 +101,15 @@ pub(super) async fn inflate(compressed: &Buffer) -> Result<Buffer, BodyError> {
     let mut decoder = MultiGzDecoder::new(compressed.bytes.as_slice());
     let mut buffer = Buffer::new(compressed.all.clone());
     loop {
-        let step = INFLATE_STEP.min(MAX_BODY - buffer.bytes.len()).max(1);
         let start = buffer.bytes.len();
-        buffer.reserve(step)?;
+        // One byte beyond the bound tells a body that just fits from one that does not.
+        let step = INFLATE_STEP.min(MAX_BODY + 1 - start);
+        buffer.reserve(step.min(MAX_BODY - start))?;
         let read = (&mut decoder).take(step as u64).read_to_end(&mut buffer.bytes);
         read.map_err(|error| BodyError::NotGzip(error.to_string()))?;
+        if buffer.bytes.len() > MAX_BODY {
+            return Err(BodyError::TooLarge);
+        }
         if buffer.bytes.len() - start < step {
             return Ok(buffer);
         }

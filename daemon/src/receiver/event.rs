@@ -399,39 +399,51 @@ pub(super) fn is_attribute_name(name: &str) -> bool {
 
 /// `2026-11-21T08:30:00.25Z`, `…+01:00` (RFC 3339 section 5.6, a leap second included).
 fn is_rfc3339(text: &str) -> bool {
-    fn two(text: &[u8], at: usize, range: std::ops::RangeInclusive<u8>) -> bool {
-        match text.get(at..at + 2) {
-            Some([high @ b'0'..=b'9', low @ b'0'..=b'9']) => {
-                range.contains(&((high - b'0') * 10 + (low - b'0')))
-            }
-            _ => false,
-        }
+    fn number(text: &[u8]) -> Option<u32> {
+        text.iter().try_fold(0, |number, digit| {
+            digit.is_ascii_digit().then(|| number * 10 + u32::from(digit - b'0'))
+        })
     }
-    let text = text.as_bytes();
-    let marks = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
-    let fixed = text.len() >= 20
-        && text[..4].iter().all(u8::is_ascii_digit)
-        && two(text, 5, 1..=12)
-        && two(text, 8, 1..=31)
-        && matches!(text[10], b'T' | b't')
-        && two(text, 11, 0..=23)
-        && two(text, 14, 0..=59)
-        && two(text, 17, 0..=60)
-        && marks.iter().all(|(at, mark)| text[*at] == *mark);
-    if !fixed {
+    let Some((date_time, zone)) = text.as_bytes().split_at_checked(19) else { return false };
+    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, t, hours @ .., b':', s0, s1] = date_time
+    else {
+        return false;
+    };
+    let [h0, h1, b':', n0, n1] = hours else { return false };
+    let (Some(year), Some(month), Some(day), Some(hour), Some(minute), Some(second)) = (
+        number(&[*y0, *y1, *y2, *y3]),
+        number(&[*m0, *m1]),
+        number(&[*d0, *d1]),
+        number(&[*h0, *h1]),
+        number(&[*n0, *n1]),
+        number(&[*s0, *s1]),
+    ) else {
+        return false;
+    };
+    let leap_year = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 => 28 + u32::from(leap_year),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => 0,
+    };
+    let fits = (1..=days).contains(&day) && hour < 24 && minute < 60 && second <= 60;
+    if !fits || !matches!(t, b'T' | b't') {
         return false;
     }
-    let mut zone = &text[19..];
-    if let [b'.', fraction @ ..] = zone {
-        let digits = fraction.iter().take_while(|b| b.is_ascii_digit()).count();
-        if digits == 0 {
-            return false;
-        }
-        zone = &fraction[digits..];
-    }
+    let zone = match zone {
+        [b'.', fraction @ ..] => match fraction.iter().position(|b| !b.is_ascii_digit()) {
+            Some(0) | None => return false,
+            Some(digits) => &fraction[digits..],
+        },
+        zone => zone,
+    };
     match zone {
         [b'Z' | b'z'] => true,
-        [b'+' | b'-', _, _, b':', _, _] => two(zone, 1, 0..=23) && two(zone, 4, 0..=59),
+        [b'+' | b'-', h0, h1, b':', m0, m1] => {
+            number(&[*h0, *h1]).is_some_and(|hours| hours < 24)
+                && number(&[*m0, *m1]).is_some_and(|minutes| minutes < 60)
+        }
         _ => false,
     }
 }
