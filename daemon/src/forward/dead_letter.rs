@@ -3,7 +3,8 @@
 //! A log of its own, in `dlq/<sink>` of the data directory. A letter is the event as it lies in the
 //! gateway's log (origin, time, topic, properties, payload), with two user properties behind its own:
 //! [`ID`], the id under which it was sent, and [`REASON`], what the bus said. It is durable before
-//! the cursor passes the event. When the queue is full the sink waits: nothing is dropped.
+//! the cursor passes the event; after a crash between the two it is there twice, under the same id.
+//! When the queue is full the sink waits: nothing is dropped.
 
 use std::path::PathBuf;
 use std::sync::Arc;

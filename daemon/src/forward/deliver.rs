@@ -119,7 +119,8 @@ mod tests {
         fn splitting_finds_exactly_the_poison_events_and_keeps_the_order(
             poison in prop::collection::vec(any::<bool>(), 1..300),
         ) {
-            let mut parts = Vec::from([0..poison.len()]);
+            let all = 0..poison.len();
+            let mut parts = vec![all];
             let mut done = Vec::new();
             let mut requests = 0;
             while let Some(part) = parts.pop() {

@@ -164,7 +164,7 @@ impl Forwarder {
             self.in_flight.push(batch);
         }
         metrics.filtered.inc_by(filled.filtered);
-        if let Some(lsns) = filled.lost {
+        for lsns in filled.lost {
             let (first, last) = (*lsns.start(), *lsns.end());
             metrics.lost.inc_by(last.saturating_sub(first).saturating_add(1));
             warn!(sink, first, last, "events are no longer in the log and will not be delivered");

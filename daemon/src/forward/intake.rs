@@ -42,7 +42,7 @@ pub(super) struct Filled {
     /// Events that the sink does not want.
     pub(super) filtered: u64,
     /// LSNs that cannot be read.
-    pub(super) lost: Option<RangeInclusive<Lsn>>,
+    pub(super) lost: Vec<RangeInclusive<Lsn>>,
     pub(super) end: End,
 }
 
@@ -95,7 +95,8 @@ impl Intake {
     /// Encodes up to one chunk of the log into the open batches: about `room` bytes, one event more at
     /// most.
     pub(super) fn fill(&mut self, room: usize, now: Instant) -> Filled {
-        let mut filled = Filled { closed: Vec::new(), filtered: 0, lost: None, end: End::More };
+        let mut filled =
+            Filled { closed: Vec::new(), filtered: 0, lost: Vec::new(), end: End::More };
         if !self.unfinished {
             match self.reader.read(&mut self.chunk, CHUNK) {
                 Ok(Read::Frames) => {}
@@ -104,8 +105,9 @@ impl Intake {
                     return filled;
                 }
                 Ok(Read::Lost(range)) => {
-                    self.next = self.next.max(range.end().saturating_add(1));
-                    filled.lost = Some(range);
+                    let next = self.next.max(range.end().saturating_add(1));
+                    filled.lost.push(self.next..=next - 1);
+                    self.next = next;
                     return filled;
                 }
                 Err(error) => {
@@ -130,9 +132,14 @@ impl Intake {
             if end <= *next {
                 continue;
             }
+            if frame.first.lsn > *next {
+                // Released before this sink had it.
+                filled.lost.push(*next..=frame.first.lsn - 1);
+                *next = frame.first.lsn;
+            }
             for event in frame.events() {
                 let Ok(event) = event else {
-                    filled.lost = Some(*next..=end - 1);
+                    filled.lost.push(*next..=end - 1);
                     break;
                 };
                 if event.lsn() < *next {

@@ -1,0 +1,211 @@
+//! A bus on loopback that answers as it is told, and remembers what it took.
+
+use std::collections::{HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How a request is answered, beside what its events deserve.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reply {
+    Status(u16),
+    RetryAfter(u16, u32),
+    /// Never.
+    Hang,
+}
+
+/// One event that arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Arrived {
+    pub(super) id: String,
+    pub(super) source: String,
+    pub(super) data: String,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    /// For the next requests, one each.
+    pub(super) script: VecDeque<Reply>,
+    /// For all of them.
+    pub(super) always: Option<Reply>,
+    /// Bodies larger than this get 413.
+    pub(super) max_body: Option<usize>,
+    /// Taking a batch takes up to so many milliseconds.
+    pub(super) jitter: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    rules: Rules,
+    arrived: Vec<Arrived>,
+    requests: usize,
+    /// Sources of the requests that are being answered.
+    present: HashSet<String>,
+    now: usize,
+    at_once: usize,
+    headers: Vec<HeaderMap>,
+}
+
+#[derive(Clone)]
+pub(super) struct Bus {
+    inner: Arc<Mutex<Inner>>,
+    changed: watch::Sender<usize>,
+    pub(super) address: SocketAddr,
+    tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Bus {
+    /// An address on which nobody listens until [`Bus::open`].
+    pub(super) async fn closed() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self {
+            inner: Arc::default(),
+            changed: watch::Sender::new(0),
+            address: listener.local_addr().unwrap(),
+            tasks: Arc::default(),
+        }
+    }
+
+    pub(super) async fn open() -> Self {
+        let bus = Self::closed().await;
+        bus.reopen().await;
+        bus
+    }
+
+    pub(super) async fn reopen(&self) {
+        let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
+        let app = axum::Router::new().fallback(take).with_state(self.clone());
+        self.tasks.lock().unwrap().spawn(async move { axum::serve(listener, app).await.unwrap() });
+    }
+
+    pub(super) fn rules(&self, change: impl FnOnce(&mut Rules)) {
+        change(&mut self.inner().rules);
+    }
+
+    pub(super) fn arrived(&self) -> Vec<Arrived> {
+        self.inner().arrived.clone()
+    }
+
+    pub(super) fn data(&self) -> Vec<String> {
+        self.inner().arrived.iter().map(|event| event.data.clone()).collect()
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.inner().requests
+    }
+
+    /// The most requests that were being answered at once.
+    pub(super) fn at_once(&self) -> usize {
+        self.inner().at_once
+    }
+
+    pub(super) fn headers(&self) -> Vec<HeaderMap> {
+        self.inner().headers.clone()
+    }
+
+    /// Waits until so many events have arrived.
+    pub(super) async fn until(&self, events: usize) {
+        self.when(|bus| bus.inner().arrived.len() >= events).await;
+    }
+
+    /// Waits until `condition` holds after a request.
+    pub(super) async fn when(&self, condition: impl Fn(&Self) -> bool) {
+        let mut changed = self.changed.subscribe();
+        let wait = changed.wait_for(|_| condition(self));
+        let waited = tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok();
+        assert!(waited, "{} events in {} requests", self.arrived().len(), self.requests());
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+}
+
+async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Response {
+    let events = events(&headers, &body);
+    let sources: HashSet<String> = events.iter().map(|event| event.source.clone()).collect();
+    let jitter = {
+        let mut inner = bus.inner();
+        inner.requests += 1;
+        inner.headers.push(headers);
+        for source in &sources {
+            assert!(inner.present.insert(source.clone()), "{source} is in flight twice");
+        }
+        inner.now += 1;
+        inner.at_once = inner.at_once.max(inner.now);
+        fastrand::u64(0..=inner.rules.jitter)
+    };
+    if jitter > 0 {
+        tokio::time::sleep(Duration::from_millis(jitter)).await;
+    }
+    let reply = {
+        let mut inner = bus.inner();
+        inner.rules.script.pop_front().or(inner.rules.always)
+    };
+    if matches!(reply, Some(Reply::Hang)) {
+        bus.inner().present.retain(|source| !sources.contains(source));
+        bus.changed.send_modify(|n| *n += 1);
+        std::future::pending::<()>().await;
+    }
+    let response = {
+        let mut inner = bus.inner();
+        inner.present.retain(|source| !sources.contains(source));
+        inner.now -= 1;
+        let too_large = inner.rules.max_body.is_some_and(|max| body.len() > max);
+        let status = |status: u16| StatusCode::from_u16(status).unwrap();
+        match reply {
+            Some(Reply::Status(code)) if code != 202 => (status(code), "as told").into_response(),
+            Some(Reply::RetryAfter(code, seconds)) => {
+                (status(code), [("retry-after", seconds.to_string())]).into_response()
+            }
+            _ if too_large => status(413).into_response(),
+            _ if events.iter().any(|event| event.data.contains("poison")) => {
+                (status(400), "poisonous").into_response()
+            }
+            _ => {
+                inner.arrived.extend(events);
+                status(202).into_response()
+            }
+        }
+    };
+    bus.changed.send_modify(|n| *n += 1);
+    response
+}
+
+fn events(headers: &HeaderMap, body: &[u8]) -> Vec<Arrived> {
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if !header("ce-id").is_empty() {
+        return vec![Arrived {
+            id: header("ce-id").into(),
+            source: header("ce-source").into(),
+            data: String::from_utf8_lossy(body).into_owned(),
+        }];
+    }
+    let value: Value = serde_json::from_slice(body).expect("the body is JSON");
+    let events = match value {
+        Value::Array(events) => {
+            assert_eq!(header("content-type"), "application/cloudevents-batch+json");
+            events
+        }
+        event => {
+            assert_eq!(header("content-type"), "application/cloudevents+json");
+            vec![event]
+        }
+    };
+    assert!(!events.is_empty());
+    let text = |event: &Value, name: &str| event[name].as_str().expect("a string").to_owned();
+    let arrived = events.iter().map(|event| Arrived {
+        id: text(event, "id"),
+        source: text(event, "source"),
+        data: event["data"].to_string(),
+    });
+    arrived.collect()
+}
