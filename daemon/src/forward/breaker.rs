@@ -83,7 +83,12 @@ impl Breaker {
         self.state = State::Open { until };
     }
 
-    /// Whether batches are held back.
+    /// Whether the last thing that was reported is a failure.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Whether every batch may go.
     pub(super) fn is_closed(&self) -> bool {
         self.state == State::Closed
     }
@@ -112,9 +117,10 @@ mod tests {
         for _ in 0..10 {
             for _ in 1..THRESHOLD {
                 breaker.failed(now);
+                assert!(breaker.has_failed());
             }
             breaker.answered();
-            assert!(breaker.is_closed());
+            assert!(breaker.is_closed() && !breaker.has_failed());
         }
         let (mut breaker, until) = opened(now);
         assert_eq!(breaker.permit(now), Permit::At(until));

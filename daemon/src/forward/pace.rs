@@ -125,10 +125,10 @@ impl Pacer {
         self.changed.notify_waiters();
     }
 
-    /// Whether messages are held back because of the bus, not because of our own limits.
+    /// Whether the bus, by what was heard of it last, takes nothing now.
     pub(super) fn is_held_back(&self) -> bool {
         let pace = self.pace();
-        !pace.breaker.is_closed() || pace.throttled.is_some_and(|until| Instant::now() < until)
+        pace.breaker.has_failed() || pace.throttled.is_some_and(|until| Instant::now() < until)
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {

