@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tidegate_event::{EventRef, Filter, Lsn, record};
+use tidegate_event::{EventRef, Filter, Lsn};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
@@ -34,8 +34,6 @@ pub struct Subscriber {
 struct CatchUp {
     reader: Reader,
     chunk: Chunk,
-    /// The first event that was missed; the first frame may hold others before it.
-    from: Lsn,
     /// The bus takes over at this LSN, once that is agreed.
     until: Option<Lsn>,
 }
@@ -128,7 +126,7 @@ impl Subscriber {
                     debug!(client = &*self.client, from, "slow subscriber goes on from the log");
                     let reader = self.bus.log.reader(from);
                     let chunk = Chunk::default();
-                    self.catch_up = Some(CatchUp { reader, chunk, from, until: None });
+                    self.catch_up = Some(CatchUp { reader, chunk, until: None });
                 }
             }
         }
@@ -168,12 +166,10 @@ impl CatchUp {
         client: &str,
         into: &mut VecDeque<Delivery>,
     ) {
-        let wanted = self.from..self.until.unwrap_or(Lsn::MAX);
-        for frame in self.chunk.frames() {
-            for event in record::events(frame.payload, frame.first).flatten() {
-                if wanted.contains(&event.lsn()) {
-                    into.extend(deliver(&event, subscriptions, client));
-                }
+        let until = self.until.unwrap_or(Lsn::MAX);
+        for event in self.chunk.frames().flat_map(|frame| frame.events()).flatten() {
+            if event.lsn() < until {
+                into.extend(deliver(&event, subscriptions, client));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidegate_event::{Filter, Lsn, record};
+use tidegate_event::{Filter, Lsn};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -192,15 +192,12 @@ impl Bus {
             if self.trie.is_empty() && !frame.has_retained {
                 continue;
             }
-            for event in record::events(frame.payload, frame.first) {
+            for event in frame.events() {
                 let Ok(event) = event else {
                     error!(frame = %frame.first, "a frame of the log cannot be read to its end");
                     break;
                 };
                 let lsn = event.lsn();
-                if lsn < self.next {
-                    continue;
-                }
                 let mut copy: Option<Event> = None;
                 self.trie.matches(event.topic, |Entry { id, options }| {
                     let Some(member) = self.members.get_mut(id) else { return };

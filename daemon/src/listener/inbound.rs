@@ -9,8 +9,10 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tidegate_event::{BlockBuilder, Draft, Qos};
+use tokio::time::timeout;
 
 use super::codec::{Bad, Frame, Kind, Publish, Reason, Version, write_ack};
 use super::session::{self, Session};
@@ -20,6 +22,10 @@ use crate::log::{Append, Commit};
 
 /// Bytes of one client's events that may wait for their commits, beside the limit on their number.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
+
+/// How long an MQTT 5 client is made to wait before it is told that there is no room: long enough for
+/// a burst to get to disk.
+const FULL_DELAY: Duration = Duration::from_millis(250);
 
 const QOS: [Qos; 3] = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce];
 
@@ -43,8 +49,10 @@ pub(super) struct Inbound {
     waiting_bytes: usize,
     /// Buffers of `acks` to use again.
     spare: Vec<Vec<AckDue>>,
-    /// The log did not take `block`, and the client cannot be told: until this resolves.
-    room: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The log did not take `block`: it waits for this, which says whether there is room.
+    room: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+    /// An MQTT 5 client was told that there is no room, and nothing was taken since.
+    refusing: bool,
 }
 
 /// A block that waits for its commit; without one there is nothing to wait for but those before it
@@ -99,6 +107,7 @@ impl Inbound {
             waiting_bytes: 0,
             spare: Vec::new(),
             room: None,
+            refusing: false,
         }
     }
 
@@ -180,26 +189,36 @@ impl Inbound {
         let (events, bytes) = (block.count() as usize, block.len());
         let reason = match self.gate.submit(block) {
             Append::Accepted(commit) => {
+                self.refusing = false;
                 self.reset_block();
                 return self.wait(Some(commit), events, bytes);
             }
             Append::Full => Reason::QuotaExceeded,
             Append::Unavailable => Reason::Unspecified,
         };
-        if self.version == Version::V4 {
-            let gate = Arc::clone(&self.gate);
-            self.room = Some(Box::pin(async move { gate.room().await }));
+        if self.version == Version::V5 && (self.refusing || reason == Reason::Unspecified) {
+            self.refuse(reason);
             return;
         }
+        let gate = Arc::clone(&self.gate);
+        let patience = match self.version {
+            Version::V4 => Duration::MAX,
+            Version::V5 => FULL_DELAY,
+        };
+        self.room = Some(Box::pin(async move { timeout(patience, gate.room()).await.is_ok() }));
+    }
+
+    /// Tells an MQTT 5 client that the log did not take its events.
+    fn refuse(&mut self, reason: Reason) {
+        let events = self.block.as_ref().map_or(0, |block| u64::from(block.count()));
         let mut answered = 0;
-        for ack in &mut self.acks {
-            if matches!(ack.says, Says::Block) {
-                ack.says = Says::Refused(reason);
-                answered += 1;
-            }
+        for ack in self.acks.iter_mut().filter(|ack| matches!(ack.says, Says::Block)) {
+            ack.says = Says::Refused(reason);
+            answered += 1;
         }
         self.metrics.refused.inc_by(answered);
-        self.metrics.dropped.inc_by((events as u64).saturating_sub(answered));
+        self.metrics.dropped.inc_by(events.saturating_sub(answered));
+        self.refusing = true;
         self.reset_block();
         self.wait(None, 0, 0);
     }
@@ -228,10 +247,14 @@ impl Inbound {
     ) -> Poll<Result<(), End>> {
         let mut progress = false;
         if let Some(room) = &mut self.room
-            && room.as_mut().poll(context).is_ready()
+            && let Poll::Ready(there_is) = room.as_mut().poll(context)
         {
             self.room = None;
-            self.submit();
+            if there_is {
+                self.submit();
+            } else {
+                self.refuse(Reason::QuotaExceeded);
+            }
             progress = true;
         }
         while let Some(front) = self.waiting.front_mut() {

@@ -1,1 +1,6 @@
 //! Clients against a listener on a real log.
+
+mod bad_input;
+mod broker;
+mod publishing;
+mod subscribing;
