@@ -18,8 +18,6 @@ mod queue;
 mod retained;
 mod subscriber;
 mod task;
-#[cfg(test)]
-mod tests;
 mod trie;
 
 use std::sync::Arc;

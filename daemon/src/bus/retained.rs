@@ -4,6 +4,9 @@
 //! written to the state in batches, so that a start need not read the whole log. The state holds each
 //! as the block of one event (`tidegate_event::record`), under its topic.
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
