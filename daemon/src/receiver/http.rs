@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 
 use super::body::{self, BodyError, Buffer};
 use super::ingest::{Mode, Outcome, ParseError};
+use super::stall::Impatient;
 use super::{Receiver, api, binary, page, stream};
 use crate::supervise::Role;
 
@@ -98,7 +99,7 @@ async fn connection(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Impatient::new(stream)), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),

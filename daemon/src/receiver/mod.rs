@@ -54,6 +54,7 @@
 //! | connections | [`MAX_CONNECTIONS`] | wait to be accepted |
 //! | request headers | hyper's own: 100 headers, about 400 KiB; 10 s | 431; closed |
 //! | request body, inflated too | [`MAX_BODY`]; 10 s without a byte, 60 s in all | 413; 408 |
+//! | an answer that is not read | 30 s without a byte taken | closed |
 //! | all bodies in memory | [`MAX_BODIES`] | 503, `Retry-After: 1` |
 //! | events a request | [`MAX_EVENTS`] | 413 |
 //! | streams | [`MAX_STREAMS`] | 503 |
@@ -72,6 +73,7 @@ mod page;
 mod percent;
 mod seen;
 mod snapshot;
+mod stall;
 mod store;
 mod stream;
 

@@ -1,6 +1,7 @@
 //! The receiver as its clients see it: over HTTP, on a real disk.
 
 mod client;
+mod disk;
 mod faults;
 mod looking;
 mod taking;

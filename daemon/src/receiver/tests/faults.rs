@@ -1,15 +1,11 @@
 //! Restarts, outages, a small store, a disk that fails.
 
-use std::io;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::client::{BATCH, Client, ONE};
+use super::disk::FailingDisk;
 use super::*;
-use crate::log::storage::File;
 
 #[tokio::test]
 async fn what_it_knows_survives_a_restart() {
@@ -129,13 +125,13 @@ async fn what_the_disk_did_not_take_is_refused_and_is_no_duplicate_later() {
     let disk = Arc::new(FailingDisk::default());
     let running = Running::start_on(disk.clone(), dir.path(), MIN_SIZE).await;
     running.client.post(ONE, event("a", 1)).await.taken();
-    disk.fails.store(true, Ordering::SeqCst);
+    disk.fail(true);
     let two = batch(&[event("a", 1), event("a", 2), foreign("x")]);
     let refused = running.client.post(BATCH, &two).await;
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(refused.head.contains("retry-after: 1"), "{refused:?}");
     assert_eq!((running.count("events").await, running.count("duplicates").await), (1, 0));
-    disk.fails.store(false, Ordering::SeqCst);
+    disk.fail(false);
     // The log tries the disk again by itself.
     let taken = loop {
         let answer = running.client.post(BATCH, &two).await;
@@ -150,79 +146,41 @@ async fn what_the_disk_did_not_take_is_refused_and_is_no_duplicate_later() {
 }
 
 #[tokio::test]
+async fn a_duplicate_is_not_answered_before_its_original_is_on_disk() {
+    for fails in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(FailingDisk::default());
+        let running = Running::start_on(disk.clone(), dir.path(), MIN_SIZE).await;
+        let client = running.client;
+        disk.hold(true);
+        let original = tokio::task::JoinSet::from_iter([client_post(client)]);
+        while running.receiver.state().requests < 1 {
+            tokio::task::yield_now().await;
+        }
+        let mut duplicate = tokio::task::JoinSet::from_iter([client_post(client)]);
+        while running.receiver.state().requests < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(duplicate.try_join_next().is_none());
+        disk.fail(fails);
+        disk.hold(false);
+        let statuses = [original.join_all().await, duplicate.join_all().await].concat();
+        let expected = if fails { [503, 503] } else { [200, 200] };
+        assert_eq!(statuses, expected);
+        assert_eq!(running.count("events").await, u64::from(!fails));
+        disk.fail(false);
+        running.end().await;
+    }
+}
+
+async fn client_post(client: Client) -> u16 {
+    client.post(ONE, event("a", 1)).await.status
+}
+
+#[tokio::test]
 async fn a_size_that_is_too_small_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { max_size: MIN_SIZE - 1, ..Options::new(dir.path()) };
     let opened = Receiver::open(Arc::new(FileSystem), options, &Supervisor::new());
     assert!(opened.is_err_and(|error| error.to_string().contains("too small")));
-}
-
-/// The real file system, whose writes can be made to fail.
-#[derive(Debug, Default)]
-struct FailingDisk {
-    fails: Arc<AtomicBool>,
-}
-
-#[derive(Debug)]
-struct FailingFile {
-    file: Arc<dyn File>,
-    fails: Arc<AtomicBool>,
-}
-
-fn check(fails: &AtomicBool) -> io::Result<()> {
-    if fails.load(Ordering::SeqCst) { Err(io::Error::other("the disk fails")) } else { Ok(()) }
-}
-
-impl FailingDisk {
-    fn wrap(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(FailingFile { file, fails: self.fails.clone() })
-    }
-}
-
-impl Storage for FailingDisk {
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        FileSystem.create_dir(dir)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        FileSystem.list(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        FileSystem.sync_dir(dir)
-    }
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        check(&self.fails)?;
-        FileSystem.create(path).map(|file| self.wrap(file))
-    }
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        FileSystem.open(path).map(|file| self.wrap(file))
-    }
-    fn lock(&self, path: &Path) -> io::Result<Option<Arc<dyn File>>> {
-        FileSystem.lock(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        FileSystem.rename(from, to)
-    }
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        FileSystem.unlink(path)
-    }
-}
-
-impl File for FailingFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        check(&self.fails)?;
-        self.file.write_at(bytes, offset)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        check(&self.fails)?;
-        self.file.sync_data()
-    }
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        self.file.truncate(len)
-    }
 }
