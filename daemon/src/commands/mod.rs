@@ -5,6 +5,7 @@ pub mod failure;
 mod receiver;
 mod run;
 mod signals;
+pub mod simulate;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
