@@ -2,19 +2,11 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tidegate_config::{Config, MAX_LEN};
 
 use super::failure::Failure;
-
-/// Checks a configuration and changes nothing.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Options {
-    /// The configuration
-    #[arg(long, short, default_value = "/etc/tidegate/tidegate.toml")]
-    pub config: PathBuf,
-}
 
 /// Reads a configuration; `run` and `check` refuse the same things.
 ///
@@ -23,7 +15,8 @@ pub struct Options {
 /// problem in it.
 pub fn load(path: &Path) -> Result<Config, Failure> {
     let file = path.display().to_string();
-    let bytes = read_bounded(path).map_err(|error| Failure::unreadable(&file, &error))?;
+    let bytes = read_bounded(path)
+        .map_err(|error| Failure::unreadable(format_args!("cannot read {file}"), &error))?;
     if bytes.len() > MAX_LEN {
         let message = format!("{file}: not a configuration: larger than {MAX_LEN} bytes");
         return Err(Failure::new(Failure::EX_CONFIG, message));
@@ -46,13 +39,13 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Runs the command: the report for standard output.
+/// Runs the command: the report for standard output. It changes nothing.
 ///
 /// # Errors
 /// Those of [`load`].
-pub fn run(options: &Options) -> Result<String, Failure> {
-    let config = load(&options.config)?;
-    let file = options.config.display();
+pub fn run(path: &Path) -> Result<String, Failure> {
+    let config = load(path)?;
+    let file = path.display();
     let mut report = String::new();
     for warning in config.warnings() {
         report.push_str(&format!("{file}: warning: {warning}\n"));
@@ -65,4 +58,65 @@ pub fn run(options: &Options) -> Result<String, Failure> {
         count(config.alerts.len(), "alert")
     ));
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(content: Option<&[u8]>) -> (u8, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tidegate.toml");
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        let Failure { code, message } = load(&path).unwrap_err();
+        let directory = format!("{}/", directory.path().display());
+        (code, message.replace(&directory, ""))
+    }
+
+    #[test]
+    fn the_shipped_file_passes_with_a_word_on_what_it_lacks() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/tidegate.toml");
+        let report = run(&shipped).unwrap();
+        let lines: Vec<&str> =
+            report.lines().filter_map(|line| Some(line.split_once("tidegate.toml: ")?.1)).collect();
+        assert_eq!(
+            lines,
+            [
+                "warning: there is no [[sink]]: events are not forwarded",
+                "ok: 1 listener, 0 sinks, 0 alerts"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_missing_file_and_a_wrong_one_have_different_codes() {
+        assert_eq!(
+            refused(None),
+            (66, "cannot read tidegate.toml: No such file or directory (os error 2)".to_owned())
+        );
+        assert_eq!(
+            refused(Some(b"[gateway]\nid = 4\nname = 'x'\n[[listener]]\n")),
+            (
+                78,
+                "tidegate.toml:2: gateway.id = 4; expected a text in quotes\n\
+                 tidegate.toml:3: [gateway]: unknown key \"name\"; expected one of \"id\", \
+                 \"data-dir\", \"event-type\", \"device-level\"\n\
+                 tidegate.toml:4: listener[1]: type is missing; expected type = \"mqtt\""
+                    .to_owned()
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_no_text_or_too_much_of_it_is_refused() {
+        assert_eq!(
+            refused(Some(b"# ok\nid = \"\xff\"\n")),
+            (78, "tidegate.toml:2: not TOML: not UTF-8 text".to_owned())
+        );
+        let (code, message) = refused(Some(&vec![b'#'; MAX_LEN + 1]));
+        assert_eq!(code, 78);
+        assert_eq!(message, "tidegate.toml: not a configuration: larger than 1048576 bytes");
+    }
 }

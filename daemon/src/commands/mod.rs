@@ -32,7 +32,9 @@ enum Command {
     /// Run the gateway
     Run(ConfigFile),
     /// Check a config file, and say what is wrong with it
-    Check(check::Options),
+    Check(ConfigFile),
+    /// Publish what devices would, or what was recorded; Ctrl-C ends it in order
+    Simulate(Box<simulate::Options>),
     /// Run the small upstream that comes with tidegate: takes CloudEvents, keeps and shows them
     Receiver(receiver::Options),
 }
@@ -50,12 +52,16 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Run(file) => run::run(&file.config),
-            Command::Check(options) => check::run(&options).map(|report| {
-                let _ = io::stdout().write_all(report.as_bytes());
-            }),
+            Command::Check(file) => check::run(&file.config).map(|report| print(&report)),
+            Command::Simulate(options) => simulate::run(*options).map(|report| print(&report)),
             Command::Receiver(options) => receiver::run(&options),
         }
     }
+}
+
+/// Nobody has to read it.
+fn print(report: &str) {
+    let _ = io::stdout().write_all(report.as_bytes());
 }
 
 /// The runtime that everything but the logs' writer threads runs on.
