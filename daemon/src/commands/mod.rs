@@ -1,6 +1,7 @@
 //! One file a command of `tidegate`.
 
 pub mod check;
+mod demo;
 pub mod failure;
 mod receiver;
 mod run;
@@ -33,6 +34,8 @@ enum Command {
     Run(ConfigFile),
     /// Check a config file, and say what is wrong with it
     Check(ConfigFile),
+    /// Show the whole path on this machine: simulated sensors, gateway, alert, receiver
+    Demo(demo::Options),
     /// Publish what devices would, or what was recorded; Ctrl-C ends it in order
     Simulate(Box<simulate::Options>),
     /// Run the small upstream that comes with tidegate: takes CloudEvents, keeps and shows them
@@ -53,6 +56,7 @@ impl Cli {
         match self.command {
             Command::Run(file) => run::run(&file.config),
             Command::Check(file) => check::run(&file.config).map(|report| print(&report)),
+            Command::Demo(options) => demo::run(&options),
             Command::Simulate(options) => simulate::run(*options).map(|report| print(&report)),
             Command::Receiver(options) => receiver::run(&options),
         }
