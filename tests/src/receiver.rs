@@ -91,13 +91,13 @@ impl Receiver {
     /// How many events it has stored.
     #[track_caller]
     pub fn stored(&self) -> u64 {
-        self.count("received")
+        self.count("events")
     }
 
     /// How many events are missing between those that it has, by their places in the gateway's log.
     #[track_caller]
     pub fn missing(&self) -> u64 {
-        self.count("missing")
+        self.count("gaps")
     }
 
     /// Shows `look` every event it keeps, in the order of arrival.
@@ -107,9 +107,7 @@ impl Receiver {
         loop {
             let path = format!("/api/events?from={from}&limit={PAGE}");
             let page = http::get_json(self.address(), &path);
-            for listed in page["events"].as_array().into_iter().flatten() {
-                look(&listed["event"]);
-            }
+            page["events"].as_array().into_iter().flatten().for_each(&mut look);
             if page["more"] != true {
                 return;
             }

@@ -17,8 +17,8 @@ fn lag(gateway: &Gateway) -> u64 {
     let status = gateway.status();
     let sinks = status["sinks"].as_array().cloned().unwrap_or_default();
     let sink = sinks.iter().find(|sink| sink["name"] == "cloud");
-    let lag = sink.and_then(|sink| sink["lag"].as_u64());
-    lag.unwrap_or_else(|| panic!("no lag of the sink cloud in {status}"))
+    let lag = sink.and_then(|sink| sink["lag-events"].as_u64());
+    lag.unwrap_or_else(|| panic!("no lag-events of the sink cloud in {status}"))
 }
 
 #[test]
@@ -57,7 +57,16 @@ fn a_gateway_that_starts_without_its_upstream_takes_events() {
 }
 
 /// Small enough to be full soon; events stay until the receiver has them.
-const SMALL_LOG: &str = "[log]\nmax-size = \"4MiB\"\nsegment-size = \"256KiB\"\n";
+const SMALL_LOG: &str = r#"
+[limits]
+max-packet-size = "16KiB"
+
+[log]
+max-size = "4MiB"
+segment-size = "256KiB"
+commit.max-bytes = "64KiB"
+
+"#;
 
 #[test]
 fn a_full_log_holds_a_publisher_back_until_there_is_room() {
