@@ -58,7 +58,8 @@
 //! under the same LSNs. **A segment overrides those of lower sequence from its first LSN on.** If that
 //! fails too, the frame and all that wait are not stored ([`NotStored`]), and appenders are refused
 //! ([`Append::Unavailable`]) while the writer probes, after 100 ms and then ever later up to 10 s,
-//! by creating a segment. A full disk (ENOSPC) is the same case.
+//! by creating a segment. A full disk (ENOSPC) is the same case. A segment that could not be created is
+//! unlinked, durably, before the one before it takes more: coming back, it would override that.
 //!
 //! # Reading
 //!
@@ -84,14 +85,16 @@
 //! they are read. Where a sequence is missing the segment before is read to its end, and a gap is entered
 //! in the ledger. The newest segment is read to its end: a bad frame with good ones behind it is copied to
 //! `quarantine/` and entered in the ledger; a bad frame with none behind it is a torn tail, and is cut.
-//! Then it is fdatasync'd, and only then served: what a crash of the process alone left in the page
-//! cache was not yet durable.
+//! Then header and last frame are written again and fdatasync'd before anything is served: what a
+//! crash of the process alone left in the page cache may not be on disk, and after a failed fdatasync
+//! the kernel calls it clean all the same. If that fails, the log goes on in a new segment.
 //!
 //! # What a crash loses
 //!
 //! No event that was answered. Events that were not may be there or not, as with any lost answer. If the
-//! very last frame is damaged *and* the process crashed, it cannot be told from a torn tail: it is cut,
-//! and nothing is entered in the ledger.
+//! very last frame is damaged while the log is closed, it cannot be told from a torn tail: it is cut, and
+//! nothing is entered in the ledger. If the disk fails while the log is opened *and* the power goes later,
+//! a last frame that nobody was answered may have been read and be gone.
 
 // One group commit on disk,
 mod frame;
@@ -105,12 +108,18 @@ mod queue;
 mod writer;
 // and readers follow.
 mod reader;
-// What all of them share; what is lost, what is set aside, what opening does.
-mod ledger;
-mod metrics;
-mod quarantine;
+// What opening does,
 mod recovery;
+// what it sets aside,
+mod quarantine;
+// what is lost.
+mod ledger;
+// What all of them share,
 mod shared;
+// what an operator may choose,
+mod options;
+// what is shown.
+mod metrics;
 // The disk.
 pub mod storage;
 
@@ -118,66 +127,33 @@ pub mod storage;
 mod tests;
 
 use std::future::Future;
-use std::io;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use tidegate_event::{BlockBuilder, EventId, Lane, Lsn};
+use tidegate_event::{BlockBuilder, EventId, Lsn};
 use tokio::sync::{oneshot, watch};
 use tracing::info;
 
 pub use ledger::{Ledger, Loss, Reason};
 pub use metrics::Metrics;
+pub use options::Options;
 pub use reader::{Chunk, Frame, Read, ReadError, Reader};
+pub use recovery::{OpenError, Recovery};
 pub use storage::{FileSystem, Storage};
 
 use quarantine::Quarantine;
-use queue::{Bounds, Queue, Refusal};
+use queue::{Queue, Refusal};
 use recovery::{Place, Recovered};
 use shared::Shared;
 use writer::Writer;
 
 const LOCK: &str = "lock";
 const LEDGER: &str = "ledger";
-/// A smaller `max_size` counts as this one.
-const LEAST_SIZE: u64 = 256 << 10;
-/// A larger `segment_size` counts as this one.
-const LARGEST_SEGMENT: u64 = 64 << 20;
-
-/// How a log is kept.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Its directory, created if missing; nothing else lives there.
-    pub dir: PathBuf,
-    /// Its lane.
-    pub lane: Lane,
-    /// Bytes on disk beyond which [`Log::append`] answers [`Append::Full`]; at least 256 KiB.
-    pub max_size: u64,
-    /// Bytes of a segment file: at most 64 MiB, and at most a quarter of `max_size`, so that space
-    /// comes back while the log is in use.
-    pub segment_size: u64,
-    /// How long a commit waits for more events.
-    pub max_delay: Duration,
-    /// Bytes of blocks that end that wait, and that one frame holds at most: at most a quarter of a
-    /// segment. A larger block has a frame of its own.
-    pub max_bytes: usize,
-}
-
-impl Options {
-    fn bounds(&self) -> Bounds {
-        let max_size = self.max_size.max(LEAST_SIZE);
-        let least = LEAST_SIZE / 4;
-        let segment_size = self.segment_size.clamp(least, LARGEST_SEGMENT).min(max_size / 4);
-        let max_bytes = self.max_bytes.clamp(1, (segment_size / 4) as usize);
-        Bounds { max_size, segment_size, max_bytes, max_delay: self.max_delay }
-    }
-}
 
 /// One lane's log. Shared: appenders, readers and the writer thread each hold it. Dropping it commits
 /// what waits, and waits for that; [`Log::close`] does so without blocking.
@@ -215,56 +191,6 @@ impl Future for Commit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the event could not be written to disk")]
 pub struct NotStored;
-
-/// What opening a log found and did.
-#[derive(Debug, Default)]
-pub struct Recovery {
-    /// LSNs that cannot be read: damaged and set aside, or missing; entered in the ledger.
-    pub quarantined: Vec<RangeInclusive<Lsn>>,
-    /// Bytes of a torn tail that were cut.
-    pub torn_bytes: u64,
-    /// Files that were moved to `quarantine/`.
-    pub set_aside: Vec<PathBuf>,
-}
-
-/// Why a log cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The file system refused.
-    #[error("{path}: cannot {action}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Another process has the log open.
-    #[error("{path}: in use by another process, which has to stop first")]
-    Locked {
-        /// The lock file.
-        path: PathBuf,
-    },
-    /// A segment is of a format that this version does not know. Nothing was changed.
-    #[error(
-        "{path}: written by a newer version of tidegate (log format {version}, this one reads up to \
-         {}); install that version again",
-        segment::VERSION
-    )]
-    Newer {
-        /// The segment file.
-        path: PathBuf,
-        /// Its format version.
-        version: u32,
-    },
-}
-
-impl OpenError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, path: path.into(), source }
-    }
-}
 
 /// What a log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -389,6 +315,7 @@ impl Log {
     /// Nobody needs events below `before` any more: segments that hold no others are removed. Waits
     /// for the file system, a few milliseconds a segment.
     pub fn release(&self, before: Lsn) {
+        let before = before.min(self.committed() + 1);
         self.shared.released.fetch_max(before, Ordering::AcqRel);
         self.shared.remove_released();
         self.shared.roll_if_drained();

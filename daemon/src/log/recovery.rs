@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidegate_event::{Epoch, Lane, Lsn};
+use tracing::warn;
 
 use super::ledger::{Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
@@ -14,12 +15,62 @@ use super::scan::{Frames, Scan, Step};
 use super::segment::{self, Decoded, Header, Segment, Table};
 use super::storage::{File, Storage};
 use super::writer::Active;
-use super::{LEDGER, LOCK, OpenError, Recovery};
+use super::{LEDGER, LOCK};
 
 /// Bytes that a scan reads at once.
 const SCAN_READ: usize = 1 << 20;
 /// No event takes fewer bytes: its head, and the length of its payload.
 const LEAST_EVENT: u64 = 2;
+
+/// What opening a log found and did.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    /// LSNs that cannot be read: damaged and set aside, or missing; entered in the ledger.
+    pub quarantined: Vec<RangeInclusive<Lsn>>,
+    /// Bytes of a torn tail that were cut.
+    pub torn_bytes: u64,
+    /// Files that were moved to `quarantine/`.
+    pub set_aside: Vec<PathBuf>,
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file system refused.
+    #[error("{path}: cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has the log open.
+    #[error("{path}: in use by another process, which has to stop first")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// A segment is of a format that this version does not know. Nothing was changed.
+    #[error(
+        "{path}: written by a newer version of tidegate (log format {version}, this one reads up to \
+         {}); install that version again",
+        segment::VERSION
+    )]
+    Newer {
+        /// The segment file.
+        path: PathBuf,
+        /// Its format version.
+        version: u32,
+    },
+}
+
+impl OpenError {
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.into(), source }
+    }
+}
 
 /// The log as it was found.
 #[derive(Debug)]
@@ -57,6 +108,17 @@ struct Found {
     header: Option<Header>,
     /// The LSN behind what it may hold: the segments behind it override the rest.
     end: Lsn,
+}
+
+/// What a segment holds.
+#[derive(Debug)]
+struct Scanned {
+    /// The LSN behind its last good frame.
+    end: Lsn,
+    /// Where that ends.
+    len: u64,
+    /// Where it begins.
+    last: u64,
 }
 
 impl Place<'_> {
@@ -164,53 +226,57 @@ impl Place<'_> {
             self.lost(recovered.next..=file.first - 1, Reason::Missing, recovered);
         }
         recovered.next = recovered.next.max(file.first);
-        let (mut end, mut len, mut resume) = (file.end, file.len, None);
+        let mut scanned = Scanned { end: file.end, len: file.len, last: file.len };
+        let mut resume = None;
         if following != Some(file.sequence + 1) {
             let opened =
                 self.storage.open(&file.path).map_err(OpenError::io("open", &file.path))?;
-            (end, len) = self
+            scanned = self
                 .scan(file, header, &opened, recovered)
                 .map_err(OpenError::io("read", &file.path))?;
             if following.is_none() {
-                recovered.report.torn_bytes = file.len - len;
-                // What a crash of the process alone left in memory is durable before it is served.
-                let settle = || {
-                    if len < file.len {
-                        opened.truncate(len)?;
+                recovered.report.torn_bytes = file.len.saturating_sub(scanned.len);
+                match self.settle(file, header, &opened, &scanned) {
+                    Ok(()) => resume = Some(opened),
+                    Err(error) => {
+                        warn!(path = %file.path.display(), %error, "cannot be written any more");
                     }
-                    opened.sync_data()
-                };
-                resume = settle().is_ok().then_some(opened);
+                }
             }
         }
-        recovered.next = recovered.next.max(end);
-        let segment = Arc::new(Segment::new(header, file.path.clone(), end.max(file.first), len));
+        recovered.next = recovered.next.max(scanned.end);
+        let end = scanned.end.max(file.first);
+        let segment = Arc::new(Segment::new(header, file.path.clone(), end, scanned.len));
         let resume = resume.filter(|_| recovered.next == end);
         recovered.active = resume.map(|file| Active { segment: Arc::clone(&segment), file });
         recovered.table.0.push(segment);
         Ok(())
     }
 
-    /// Reads a segment to its end. Answers the LSN and the offset behind its last good frame.
+    /// Reads a segment to its end.
     fn scan(
         &self,
         file: &Found,
         header: Header,
         opened: &Arc<dyn File>,
         recovered: &mut Recovered,
-    ) -> io::Result<(Lsn, u64)> {
+    ) -> io::Result<Scanned> {
         let mut scan = Scan::new(Arc::clone(opened), &header);
         let mut frames = Frames::default();
+        let mut scanned = Scanned { end: scan.lsn, len: scan.offset, last: scan.offset };
         loop {
-            let good = (scan.lsn, scan.offset);
             match scan.step(file.len, file.end, &mut frames, SCAN_READ)? {
-                Step::Frames => {}
-                Step::End => return Ok(good),
+                Step::Frames => {
+                    let last = frames.spans.last().map_or(0, |(_, last)| last.frame_len());
+                    scanned.last = scan.offset - last as u64;
+                    (scanned.end, scanned.len) = (scan.lsn, scan.offset);
+                }
+                Step::End => return Ok(scanned),
                 Step::Damage => {
                     let skipped = scan.skip(file.len, file.end)?;
                     if !skipped.resumed {
                         // A torn tail; or, if segments follow, one with a gap behind it.
-                        return Ok(good);
+                        return Ok(scanned);
                     }
                     self.quarantine.keep(&file.path, skipped.offset, &skipped.bytes);
                     if let Some(lsns) = skipped.lsns {
@@ -219,6 +285,28 @@ impl Place<'_> {
                 }
             }
         }
+    }
+
+    /// Makes durable what is about to be served and continued. What a crash of the process alone left
+    /// in the page cache may not be on disk, and after a failed fdatasync the kernel calls it clean all
+    /// the same: so header and last frame are written again.
+    fn settle(
+        &self,
+        file: &Found,
+        header: Header,
+        opened: &Arc<dyn File>,
+        scanned: &Scanned,
+    ) -> io::Result<()> {
+        if scanned.len < file.len {
+            opened.truncate(scanned.len)?;
+        }
+        opened.write_at(&header.encode(), 0)?;
+        let mut last = vec![0; (scanned.len - scanned.last) as usize];
+        let read = opened.read_at(&mut last, scanned.last)?;
+        opened.write_at(&last[..read], scanned.last)?;
+        opened.sync_data()?;
+        // Nor may a segment come back that would override this one.
+        self.storage.sync_dir(self.dir)
     }
 
     /// Both copies of the header are damaged: without it no frame can be told from old bytes.

@@ -64,23 +64,21 @@ impl Shared {
         let before = self.released.load(Ordering::Acquire);
         loop {
             let Some(segment) = self.table().released(before) else { return };
-            if let Err(error) = self.unlink(&segment) {
-                warn!(path = %segment.path.display(), %error, "released, but cannot be removed");
-                return;
+            match self.storage.unlink(&segment.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    warn!(path = %segment.path.display(), %error, "released, but cannot be removed");
+                    return;
+                }
+                _ => {}
             }
-            let mut table = self.table_mut();
-            if table.remove(segment.header.sequence) {
+            if self.table_mut().remove(segment.header.sequence) {
                 self.bytes.fetch_sub(segment.len(), Ordering::AcqRel);
             }
+            if let Err(error) = self.storage.sync_dir(&self.dir) {
+                warn!(dir = %self.dir.display(), %error, "a removal may not be durable");
+                return;
+            }
         }
-    }
-
-    fn unlink(&self, segment: &Segment) -> io::Result<()> {
-        match self.storage.unlink(&segment.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other?,
-        }
-        self.storage.sync_dir(&self.dir)
     }
 
     /// Bytes of the segments that hold nothing from `before` on; of the newest one only while

@@ -6,6 +6,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(test)]
+pub(crate) mod sim;
+
 /// What the log needs of a disk.
 pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Creates a directory and those above it; fine if it exists.

@@ -1,7 +1,9 @@
 //! The log as its users see it, on the machine's own file system.
 
-use std::path::Path;
-use std::sync::Arc;
+mod damage;
+mod model;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidegate_event::record::Properties;
@@ -46,8 +48,11 @@ async fn append(log: &Log, payload: &[u8]) -> RangeInclusive<Lsn> {
     }
 }
 
+type Events = Vec<(Lsn, Vec<u8>)>;
+type Lost = Vec<RangeInclusive<Lsn>>;
+
 /// Reads what follows: the events, and what is lost between them.
-fn read(reader: &mut Reader) -> (Vec<(Lsn, Vec<u8>)>, Vec<RangeInclusive<Lsn>>) {
+fn read(reader: &mut Reader) -> (Events, Lost) {
     let (mut events, mut lost) = (Vec::new(), Vec::new());
     let mut chunk = Chunk::default();
     loop {
@@ -87,4 +92,165 @@ async fn what_was_answered_is_there_after_a_reopening_under_the_same_ids() {
     assert_eq!(log.id(1), first);
     assert_eq!(append(&log, b"next").await, 301..=301);
     assert_eq!(read(&mut log.reader(150)).0[0].0, 150);
+}
+
+#[tokio::test]
+async fn a_full_log_refuses_until_a_segment_is_released_and_drains_to_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&Options { max_size: 256 << 10, ..options(dir.path()) });
+    let fill = async || {
+        loop {
+            match log.append(&mut block([&[7; 9000][..]])) {
+                Append::Accepted(commit) => drop(commit.await.unwrap()),
+                Append::Full => return,
+                Append::Unavailable => panic!("the disk is fine"),
+            }
+        }
+    };
+    fill().await;
+    let full = log.usage();
+    assert!(full.bytes <= 256 << 10 && full.bytes > 200 << 10, "{full:?}");
+    let room = log.room();
+    tokio::pin!(room);
+    assert!(futures_now(room.as_mut()).is_pending());
+    log.release(full.first);
+    assert!(futures_now(room.as_mut()).is_pending());
+    // A cursor has passed the first segment.
+    log.release(full.last / 2);
+    room.await;
+    fill().await;
+    // And all of them; again and again.
+    for _ in 0..10 {
+        log.release(log.committed() + 1);
+        log.room().await;
+        append(&log, b"fits").await;
+        fill().await;
+    }
+    let (events, _) = read(&mut log.reader(1));
+    assert_eq!(events.last().unwrap().0, log.committed());
+}
+
+fn futures_now<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(std::task::Waker::noop()))
+}
+
+#[tokio::test]
+async fn a_block_as_large_as_the_newest_segment_gets_room_when_all_is_released() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&Options { max_size: 256 << 10, ..options(dir.path()) });
+    let large = vec![7; 60 << 10];
+    for _ in 0..12 {
+        let commit = loop {
+            match log.append(&mut block([&large[..], &large[..]])) {
+                Append::Accepted(commit) => break commit,
+                Append::Full => {
+                    log.release(log.committed() + 1);
+                    log.room().await;
+                }
+                Append::Unavailable => panic!("the disk is fine"),
+            }
+        };
+        commit.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn appenders_that_outrun_the_disk_are_refused_until_the_next_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, mut writer, _) =
+        Log::open_unstarted(Arc::new(FileSystem), options(dir.path())).unwrap();
+    let mut waiting = Vec::new();
+    while let Append::Accepted(commit) = log.append(&mut block([&[7; 5000][..]])) {
+        waiting.push(commit);
+    }
+    assert!((13..=14).contains(&waiting.len()), "4 x 16 KiB, not {} blocks", waiting.len());
+    let room = log.room();
+    tokio::pin!(room);
+    assert!(futures_now(room.as_mut()).is_pending());
+    assert!(writer.step(std::time::Instant::now()));
+    assert!(futures_now(room.as_mut()).is_ready());
+    assert!(matches!(log.append(&mut block([&b"fits"[..]])), Append::Accepted(_)));
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_more_until_its_delay_is_over_or_its_frame_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let delay = Duration::from_secs(3600);
+    let options = Options { max_delay: delay, ..options(dir.path()) };
+    let (log, mut writer, _) = Log::open_unstarted(Arc::new(FileSystem), options).unwrap();
+    let add =
+        |len| assert!(matches!(log.append(&mut block([&vec![7; len][..]])), Append::Accepted(_)));
+    let now = std::time::Instant::now();
+    add(10);
+    assert!(!writer.step(now));
+    assert!(writer.step(now + 2 * delay));
+    add(10);
+    add(16 << 10);
+    assert!(writer.step(now));
+    assert_eq!(log.committed(), 2);
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&options(dir.path()));
+    let refused = Log::open(Arc::new(FileSystem), options(dir.path())).unwrap_err();
+    let lock = dir.path().join("log/lock");
+    assert_eq!(
+        refused.to_string(),
+        format!("{}: in use by another process, which has to stop first", lock.display())
+    );
+    log.close().await;
+    open(&options(dir.path()));
+}
+
+#[tokio::test]
+async fn a_reader_that_was_passed_by_a_release_says_what_it_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&options(dir.path()));
+    let mut reader = log.reader(1);
+    for _ in 0..30 {
+        append(&log, &[7; 9000]).await;
+    }
+    log.release(20);
+    let first = log.usage().first;
+    assert!(first > 1 && first <= 20);
+    let (events, lost) = read(&mut reader);
+    assert_eq!((events[0].0, lost), (first, vec![1..=first - 1]));
+    assert!(log.losses().is_empty(), "a release is no loss");
+}
+
+#[tokio::test]
+async fn what_a_frame_says_of_itself_is_what_its_blocks_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&options(dir.path()));
+    append(&log, b"plain").await;
+    let mut retained = block([&b"a"[..]]);
+    retained.push(&Draft {
+        topic: "x",
+        qos: Qos::AtMostOnce,
+        retain: true,
+        properties: Properties::default(),
+        payload: b"kept",
+    });
+    let Append::Accepted(commit) = log.append(&mut retained) else { panic!("refused") };
+    assert_eq!(commit.await, Ok(2..=3));
+    let (mut reader, mut chunk) = (log.reader(3), Chunk::default());
+    assert_eq!(reader.read(&mut chunk, 1 << 20).unwrap(), Read::Frames);
+    let frames: Vec<_> = chunk.frames().collect();
+    assert_eq!(frames.len(), 1);
+    assert_eq!((frames[0].first, frames[0].count), (log.id(2), 2));
+    assert!(frames[0].has_retained);
+    let events: Vec<_> = frames[0].events().map(|event| event.unwrap().id).collect();
+    assert_eq!(events, [log.id(3)], "those below the cursor are passed over");
+    assert_eq!(reader.position(), 4);
+}
+
+#[tokio::test]
+async fn a_cursor_of_another_log_reads_from_the_oldest_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&options(dir.path()));
+    append(&log, b"one").await;
+    assert_eq!(log.reader(2).position(), 2);
+    assert_eq!(log.reader(3).position(), 1);
 }

@@ -164,7 +164,7 @@ impl Writer {
         self.delay = (self.delay * 2).min(LAST_RETRY);
     }
 
-    /// Begins a new segment. Answers whether it could; otherwise all stays as it was.
+    /// Begins a new segment. Answers whether it could; otherwise the one before it may go on.
     fn begin_segment(&mut self) -> bool {
         // A name is used once: a failed attempt may have left its file behind.
         self.sequence += 1;
@@ -188,8 +188,15 @@ impl Writer {
             }
             Err(error) => {
                 warn!(path = %path.display(), %error, "a segment cannot be created");
-                // Best effort: recovery sets aside what has no header.
-                let _ = self.shared.storage.unlink(&path);
+                // If it came back after a crash it would override what the segment before it took
+                // since: so that one takes no more unless it is gone for good.
+                let gone = match self.shared.storage.unlink(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => self.shared.storage.sync_dir(&self.shared.dir),
+                };
+                if gone.is_err() {
+                    self.abandon();
+                }
                 false
             }
         }

@@ -1,0 +1,42 @@
+//! How a log is kept.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tidegate_event::Lane;
+
+use super::queue::Bounds;
+
+/// A smaller `max_size` counts as this one.
+const LEAST_SIZE: u64 = 256 << 10;
+/// A larger `segment_size` counts as this one.
+const LARGEST_SEGMENT: u64 = 64 << 20;
+
+/// How a log is kept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its directory, created if missing; nothing else lives there.
+    pub dir: PathBuf,
+    /// Its lane.
+    pub lane: Lane,
+    /// Bytes on disk beyond which [`Log::append`] answers [`Append::Full`]; at least 256 KiB.
+    pub max_size: u64,
+    /// Bytes of a segment file: at most 64 MiB, and at most a quarter of `max_size`, so that space
+    /// comes back while the log is in use.
+    pub segment_size: u64,
+    /// How long a commit waits for more events.
+    pub max_delay: Duration,
+    /// Bytes of blocks that end that wait, and that one frame holds at most: at most a quarter of a
+    /// segment. A larger block has a frame of its own.
+    pub max_bytes: usize,
+}
+
+impl Options {
+    pub(super) fn bounds(&self) -> Bounds {
+        let max_size = self.max_size.max(LEAST_SIZE);
+        let least = LEAST_SIZE / 4;
+        let segment_size = self.segment_size.clamp(least, LARGEST_SEGMENT).min(max_size / 4);
+        let max_bytes = self.max_bytes.clamp(1, (segment_size / 4) as usize);
+        Bounds { max_size, segment_size, max_bytes, max_delay: self.max_delay }
+    }
+}

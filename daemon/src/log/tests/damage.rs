@@ -1,0 +1,295 @@
+//! One test for each way in which a disk lets the log down.
+
+use std::time::Instant;
+
+use super::super::storage::sim::Sim;
+use super::super::writer::Writer;
+use super::*;
+
+const DIR: &str = "/log";
+
+fn open(sim: &Sim) -> (Arc<Log>, Writer, Recovery) {
+    let (log, writer, recovery) =
+        Log::open_unstarted(Arc::new(sim.clone()), options(Path::new("/"))).unwrap();
+    (Arc::new(log), writer, recovery)
+}
+
+/// A disk with 60 events of 3000 bytes, a frame each, in three segments of 20.
+fn written() -> Sim {
+    let sim = Sim::new(1);
+    let (log, mut writer, _) = open(&sim);
+    (0..60).for_each(|_| assert_eq!(add(&log, &mut writer), Ok(())));
+    assert_eq!(log.usage().segments, 3);
+    sim
+}
+
+/// Appends an event of 3000 bytes and commits it.
+fn add(log: &Log, writer: &mut Writer) -> Result<(), Option<NotStored>> {
+    let Append::Accepted(mut commit) = log.append(&mut block([&[7; 3000][..]])) else {
+        return Err(None);
+    };
+    writer.step(Instant::now());
+    match futures_now(Pin::new(&mut commit)) {
+        Poll::Ready(answer) => answer.map(drop).map_err(Some),
+        Poll::Pending => panic!("no answer"),
+    }
+}
+
+fn segments(sim: &Sim) -> Vec<PathBuf> {
+    let names = sim.list(Path::new(DIR)).unwrap();
+    names
+        .iter()
+        .filter(|name| name.ends_with(".seg"))
+        .map(|name| Path::new(DIR).join(name))
+        .collect()
+}
+
+fn quarantined(sim: &Sim) -> Vec<String> {
+    sim.list(&Path::new(DIR).join("quarantine")).unwrap()
+}
+
+/// Opens, reads everything, and says what is there and what is not.
+fn opened(sim: &Sim) -> (Recovery, Vec<Lsn>, Lost, Lost) {
+    let (log, mut writer, recovery) = open(sim);
+    let (events, lost) = read(&mut log.reader(1));
+    let losses = log.losses().into_iter().map(|loss| loss.lsns).collect();
+    let next = log.committed() + 1;
+    assert_eq!(add(&log, &mut writer), Ok(()), "it takes events");
+    assert_eq!(log.committed(), next);
+    (recovery, events.into_iter().map(|(lsn, _)| lsn).collect(), lost, losses)
+}
+
+fn without(lost: RangeInclusive<Lsn>) -> Vec<Lsn> {
+    (1..=60).filter(|lsn| !lost.contains(lsn)).collect()
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_nothing_is_lost() {
+    let sim = written();
+    let newest = segments(&sim).pop().unwrap();
+    let mut content = sim.content(&newest);
+    let torn = content[1024..1024 + 2000].to_vec();
+    content.extend_from_slice(&torn);
+    sim.set_content(&newest, &content);
+    let (recovery, events, lost, losses) = opened(&sim);
+    assert_eq!(recovery.torn_bytes, 2000);
+    assert_eq!((events, lost, losses), (without(0..=0), vec![], vec![]));
+}
+
+#[test]
+fn a_flipped_bit_in_the_newest_segment_costs_one_frame() {
+    let sim = written();
+    let newest = segments(&sim).pop().unwrap();
+    sim.flip(&newest, 1024 + 3100 * 3, 5);
+    let (recovery, events, lost, losses) = opened(&sim);
+    assert_eq!(recovery.quarantined.len(), 1);
+    let gone = recovery.quarantined[0].clone();
+    assert_eq!(gone.clone().count(), 1);
+    assert_eq!((events, lost), (without(gone.clone()), vec![gone.clone()]));
+    assert_eq!(losses, [gone]);
+    assert_eq!(quarantined(&sim).len(), 1);
+    assert_eq!(opened(&sim).3.len(), 1, "it is entered once");
+}
+
+#[test]
+fn a_flipped_bit_in_an_older_segment_is_found_when_it_is_read() {
+    let sim = written();
+    sim.flip(&segments(&sim)[0], 1024 + 3100 * 3, 5);
+    let (recovery, events, lost, losses) = opened(&sim);
+    assert!(recovery.quarantined.is_empty());
+    assert_eq!(lost.len(), 1);
+    assert_eq!(events, without(lost[0].clone()));
+    assert_eq!(losses, lost);
+}
+
+#[test]
+fn a_missing_segment_in_the_middle_is_a_loss_of_its_events_only() {
+    let sim = written();
+    sim.unlink(&segments(&sim)[1]).unwrap();
+    let (_, events, lost, losses) = opened(&sim);
+    assert_eq!((lost.len(), &losses), (1, &lost));
+    assert_eq!(lost[0].clone().count(), 20);
+    assert_eq!(events, without(lost[0].clone()));
+}
+
+#[test]
+fn a_segment_that_vanishes_while_the_log_is_open_is_a_loss() {
+    let sim = written();
+    let (log, ..) = open(&sim);
+    sim.unlink(&segments(&sim)[0]).unwrap();
+    let (events, lost) = read(&mut log.reader(1));
+    assert_eq!(events.len() + lost[0].clone().count(), 60);
+    assert_eq!(log.losses()[0].reason, Reason::Missing);
+}
+
+#[test]
+fn a_segment_without_a_header_is_set_aside_and_its_lsns_are_never_used_again() {
+    for index in [0, 1] {
+        let sim = written();
+        let path = &segments(&sim)[index];
+        [0, 512].iter().for_each(|byte| sim.flip(path, *byte, 0));
+        let (recovery, events, lost, losses) = opened(&sim);
+        assert_eq!(recovery.set_aside.len(), 1);
+        assert_eq!(events.len(), 40);
+        assert_eq!(losses.len(), 1);
+        assert_eq!(losses[0].clone().count(), 20);
+        assert_eq!(lost, if index == 0 { vec![] } else { losses }, "a new reader begins behind it");
+    }
+    let sim = written();
+    let newest = segments(&sim).pop().unwrap();
+    [0, 512].iter().for_each(|byte| sim.flip(&newest, *byte, 0));
+    let (_, events, _, losses) = opened(&sim);
+    assert_eq!(events, (1..=40).collect::<Vec<_>>());
+    assert!(*losses[0].start() == 41 && *losses[0].end() >= 60);
+}
+
+#[test]
+fn one_damaged_copy_of_a_header_costs_nothing() {
+    let sim = written();
+    for path in segments(&sim) {
+        sim.flip(&path, 20, 3);
+    }
+    let (recovery, events, ..) = opened(&sim);
+    assert_eq!((events, recovery.set_aside), (without(0..=0), vec![]));
+}
+
+#[test]
+fn what_is_not_ours_is_set_aside_and_never_deleted() {
+    let sim = written();
+    let other = Sim::new(2);
+    let options = Options { lane: Lane(3), ..options(Path::new("/")) };
+    drop(Log::open_unstarted(Arc::new(other.clone()), options).unwrap());
+    let lane = other.content(&segments(&other)[0]);
+    let epoch = {
+        let other = Sim::new(3);
+        drop(open(&other));
+        other.content(&segments(&other)[0])
+    };
+    let foreign = [
+        ("notes.txt", &b"to do"[..]),
+        ("00000000000000000500-000000aa.seg", &lane),
+        ("00000000000000000501-000000ab.seg", &epoch),
+        ("00000000000000000061-000000ac.seg", b""),
+        ("00000000000000000061-000000ad.seg", b"tidegate"),
+    ];
+    for (name, content) in foreign {
+        sim.set_content(&Path::new(DIR).join(name), content);
+    }
+    let (recovery, events, lost, losses) = opened(&sim);
+    assert_eq!((events, lost, losses), (without(0..=0), vec![], vec![]));
+    assert_eq!(recovery.set_aside.len(), foreign.len());
+    for (name, content) in foreign {
+        assert_eq!(sim.content(&Path::new(DIR).join("quarantine").join(name)), content, "{name}");
+    }
+}
+
+#[test]
+fn a_newer_version_is_refused_and_left_untouched() {
+    let sim = written();
+    let path = &segments(&sim)[1];
+    let mut content = sim.content(path);
+    for copy in [0, 512] {
+        content[copy + 8] = 9;
+        let crc = crc32c::crc32c(&content[copy..copy + 60]);
+        content[copy + 60..copy + 64].copy_from_slice(&crc.to_le_bytes());
+    }
+    sim.set_content(path, &content);
+    sim.set_content(&Path::new(DIR).join("notes.txt"), b"to do");
+    let refused = Log::open_unstarted(Arc::new(sim.clone()), options(Path::new("/"))).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "/log/00000000000000000021-00000002.seg: written by a newer version of tidegate (log format \
+         9, this one reads up to 1); install that version again"
+    );
+    assert_eq!((sim.content(path), quarantined(&sim)), (content, vec![]));
+    assert!(sim.open(&Path::new(DIR).join("notes.txt")).is_ok());
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_costs_its_frames() {
+    for index in [0, 2] {
+        let sim = written();
+        let bad = 1024 + 3100 * 4;
+        sim.make_unreadable(&segments(&sim)[index], bad..bad + 512);
+        let (_, events, lost, losses) = opened(&sim);
+        let gone: u64 = losses.iter().map(|lsns| lsns.clone().count() as u64).sum();
+        assert!((1..=3).contains(&gone), "{losses:?}");
+        assert_eq!(lost, losses);
+        assert_eq!(events.len() as u64, 60 - gone);
+    }
+}
+
+#[test]
+fn an_unreadable_ledger_is_set_aside() {
+    let sim = written();
+    let ledger = Path::new(DIR).join("ledger");
+    sim.set_content(&ledger, &[0; 96]);
+    sim.make_unreadable(&ledger, 0..96);
+    let (_, events, ..) = opened(&sim);
+    assert_eq!(events.len(), 60);
+    assert_eq!(quarantined(&sim), ["ledger"]);
+}
+
+#[test]
+fn after_a_failed_fdatasync_the_frame_goes_to_a_new_segment() {
+    let sim = Sim::new(1);
+    let (log, mut writer, _) = open(&sim);
+    assert_eq!(add(&log, &mut writer), Ok(()));
+    sim.fail_syncs(1);
+    assert_eq!(add(&log, &mut writer), Ok(()));
+    assert_eq!((log.committed(), log.usage().segments), (2, 2));
+    sim.cut_power();
+    drop((log, writer));
+    assert_eq!(opened(&sim).1, [1, 2]);
+}
+
+#[test]
+fn a_disk_that_fails_for_good_is_never_acknowledged_and_is_tried_again() {
+    let sim = Sim::new(1);
+    let (log, mut writer, _) = open(&sim);
+    assert_eq!(add(&log, &mut writer), Ok(()));
+    sim.fail_syncs(u32::MAX);
+    assert_eq!(add(&log, &mut writer), Err(Some(NotStored)));
+    assert_eq!(add(&log, &mut writer), Err(None), "unavailable");
+    let room = log.room();
+    tokio::pin!(room);
+    let later = Instant::now() + Duration::from_secs(11);
+    assert!(writer.step(later));
+    assert!(futures_now(room.as_mut()).is_pending());
+    sim.fail_syncs(0);
+    assert!(writer.step(later + Duration::from_secs(11)));
+    assert!(futures_now(room.as_mut()).is_ready());
+    assert_eq!(add(&log, &mut writer), Ok(()));
+    assert_eq!(read(&mut log.reader(1)).0.len(), 2);
+}
+
+#[test]
+fn a_disk_that_was_full_takes_events_again_and_nothing_is_left_behind() {
+    let sim = Sim::new(1);
+    let (log, mut writer, _) = open(&sim);
+    assert_eq!(add(&log, &mut writer), Ok(()));
+    sim.leave_room(1500);
+    assert_eq!(add(&log, &mut writer), Err(Some(NotStored)));
+    for hour in 1..20 {
+        writer.step(Instant::now() + Duration::from_secs(3600 * hour));
+    }
+    sim.leave_room(usize::MAX >> 1);
+    writer.step(Instant::now() + Duration::from_secs(3600 * 24));
+    assert_eq!(add(&log, &mut writer), Ok(()));
+    assert_eq!(log.committed(), 2);
+    assert!(segments(&sim).len() <= 2, "{:?}", segments(&sim));
+}
+
+#[test]
+fn a_disk_that_fails_while_the_log_is_opened_does_not_keep_it_closed() {
+    for changes in 0..8 {
+        let sim = written();
+        sim.fuse(changes);
+        let (log, mut writer, _) = open(&sim);
+        assert_eq!(read(&mut log.reader(1)).0.len(), 60);
+        assert!(add(&log, &mut writer).is_err());
+        drop((log, writer));
+        sim.kill();
+        assert_eq!(opened(&sim).1.len(), 60);
+    }
+}
