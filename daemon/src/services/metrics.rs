@@ -40,7 +40,7 @@ impl Metrics {
             ("denied", "Events of the service that the gate denied", &self.denied),
             (
                 "given_up",
-                "Events of the service that found no room in the log while it was catching up",
+                "Events of the service that found no room in a log that waited for the service",
                 &self.given_up,
             ),
             ("restarts", "How often the service was restarted after a failure", &self.restarts),

@@ -5,9 +5,9 @@
 //! than losing them. A panic in a service restarts that service from its saved state, with backoff;
 //! the others go on. An event on which it panics three times is passed over, and counted.
 //!
-//! When the log has no room a service waits: it delays only itself. One that is catching up, though,
-//! may itself be what keeps the log from being freed; it gives up such events after
-//! [`run::FULL_PATIENCE`], and counts them.
+//! When the log has no room a service waits: it delays only itself. Where it is catching up, though,
+//! it may itself be what keeps a full log from being freed. [`crate::state::retention`] then asks it to
+//! save, which it cannot; it gives up what it has to say after 10 s, and counts it.
 
 mod metrics;
 mod run;
@@ -88,7 +88,7 @@ where
     let mut failures = Failures::default();
     while !drain.is_cancelled() {
         let started = Instant::now();
-        let pause = match Run::new(&services, &tree, make(), &failures.passed_over).await {
+        let pause = match Run::to_end(&services, &tree, make(), &failures.passed_over).await {
             End::Drained => return,
             End::Panicked(lsn) => {
                 services.metrics.restarts(name).inc();

@@ -15,8 +15,8 @@ use super::Services;
 use crate::log::{Append, Chunk, Frame, Read, Reader};
 use crate::state::Tree;
 
-/// How long a service that is catching up waits for room in the log.
-pub(super) const FULL_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a service waits for room in a log that only the service keeps from being freed.
+pub(super) const FULL_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at the end of the log: one read for many commits.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Changes of the state wait this long for others.
@@ -74,7 +74,7 @@ enum Fed {
 
 impl<'a> Run<'a> {
     /// Runs `service` to its end.
-    pub(super) async fn new(
+    pub(super) async fn to_end(
         services: &'a Services,
         tree: &'a Tree,
         service: Box<dyn Service>,
@@ -280,6 +280,8 @@ impl<'a> Run<'a> {
         }
         let count = admitted.len() as u64;
         let deadline = Instant::now() + FULL_PATIENCE;
+        let mut requests = services.state.save_requests();
+        let mut asked = false;
         loop {
             let mut block = BlockBuilder::new(name, services.gate.now());
             admitted.iter().for_each(|draft| block.push(draft));
@@ -289,15 +291,15 @@ impl<'a> Run<'a> {
                 services.metrics.published(name).inc_by(count);
                 return Ok(());
             }
-            let behind = services.log.committed() > self.done;
             tokio::select! {
                 // Said again after the next start: the state is not saved.
                 () = services.supervisor.drain().cancelled() => return Err(End::Drained),
                 () = services.gate.room() => {}
-                () = sleep_until(deadline), if behind => {
+                Ok(()) = requests.changed() => asked = true,
+                () = sleep_until(deadline), if asked => {
                     error!(
                         service = name, count,
-                        "the log has no room for what the service has to say while it catches up; given up"
+                        "the full log waits for the service, and the service for room in it; its events are given up"
                     );
                     services.metrics.given_up(name).inc_by(count);
                     return Ok(());

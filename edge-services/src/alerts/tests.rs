@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tidegate_config::Config;
 use tidegate_event::record::Properties;
 use tidegate_event::{Epoch, EventId, Lane, Property, Qos};
 
@@ -13,11 +14,8 @@ const SECOND: i64 = 1_000_000;
 const START: i64 = 1_795_219_200 * SECOND;
 
 fn rules(text: &str) -> Vec<Alert> {
-    #[derive(Deserialize)]
-    struct Config {
-        alert: Vec<Alert>,
-    }
-    toml::from_str::<Config>(text).unwrap().alert
+    let listener = "[[listener]]\ntype = \"mqtt\"\nbind = \"127.0.0.1:1883\"\n";
+    Config::from_toml(&format!("{listener}{text}"), "test.toml").unwrap().alerts
 }
 
 const HOT: &str = r#"
