@@ -2,5 +2,7 @@
 
 mod bad_input;
 mod broker;
+mod disk;
+mod durability;
 mod publishing;
 mod subscribing;

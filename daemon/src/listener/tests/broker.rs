@@ -12,11 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::disk::Disk;
 use crate::bus::{self, BusHandle};
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::listener::{Listener, Metrics, Shared};
-use crate::log::{FileSystem, Log, Options};
+use crate::log::{Log, Options};
 use crate::state::State;
 use crate::supervise::Supervisor;
 
@@ -28,6 +29,7 @@ pub(super) struct Broker {
     pub(super) log: Arc<Log>,
     pub(super) metrics: Metrics,
     pub(super) bus_metrics: bus::Metrics,
+    pub(super) disk: Disk,
     supervisor: Supervisor,
     dir: TempDir,
 }
@@ -43,7 +45,8 @@ impl Broker {
     }
 
     fn on(dir: TempDir, limits: Limits, max_size: u64) -> Self {
-        let log = open(dir.path(), max_size);
+        let disk = Disk::default();
+        let log = open(&disk, dir.path(), max_size);
         let (state, _) = State::open(&dir.path().join("state")).unwrap();
         state.bind(log.id(0).epoch, log.committed()).unwrap();
         let supervisor = Supervisor::new();
@@ -58,7 +61,7 @@ impl Broker {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         listener.serve(shared);
-        Self { address, log, metrics, bus_metrics, supervisor, dir }
+        Self { address, log, metrics, bus_metrics, disk, supervisor, dir }
     }
 
     /// Drains, as SIGTERM makes the daemon do.
@@ -100,7 +103,7 @@ impl Broker {
     }
 }
 
-fn open(dir: &Path, max_size: u64) -> Arc<Log> {
+fn open(disk: &Disk, dir: &Path, max_size: u64) -> Arc<Log> {
     let options = Options {
         dir: dir.join("log"),
         lane: Lane(0),
@@ -109,7 +112,7 @@ fn open(dir: &Path, max_size: u64) -> Arc<Log> {
         max_delay: Duration::ZERO,
         max_bytes: 256 << 10,
     };
-    Log::open(Arc::new(FileSystem), options).unwrap().0
+    Log::open(Arc::new(disk.clone()), options).unwrap().0
 }
 
 pub(super) struct Client {

@@ -1,6 +1,6 @@
 //! What publishers are promised.
 
-use tidegate_config::{ByteSize, Limits, Span};
+use tidegate_config::{ByteSize, Limits};
 use tidegate_event::{EventRef, Qos};
 
 use super::broker::{Broker, connect, connect_with, publish, publish_with, text};
@@ -90,34 +90,6 @@ async fn qos_0_before_a_disconnect_is_stored_too() {
 }
 
 #[tokio::test]
-async fn a_full_log_tells_an_mqtt_5_client_and_holds_back_a_3_1_1_client() {
-    let limits = Limits { connect_timeout: Span::seconds(2), ..Limits::default() };
-    let broker = Broker::with(limits, 512 << 10).await;
-    let mut five = broker.client_5("five").await;
-    let payload = vec![b'x'; 60_000];
-    let mut refused = None;
-    for id in 1..=20 {
-        let ack = five.ask(&publish(5, 2, id, "a", &payload)).await;
-        if ack.len() > 4 {
-            refused = Some(ack);
-            break;
-        }
-    }
-    let refused = refused.expect("a log of 512 KiB takes 20 times 60,000 bytes");
-    assert_eq!((refused[0], refused[4]), (0x40, 0x97));
-
-    let mut four = broker.client_4("four").await;
-    four.send(&publish(4, 2, 1, "a", &payload)).await;
-    // The one is held back without delaying the other.
-    let again = five.ask(&publish(5, 4, 99, "a", &payload)).await;
-    assert_eq!(again, [0x50, 3, 0, 99, 0x97]);
-    broker.log.release(broker.log.committed() + 1);
-    assert_eq!(four.packet().await, [0x40, 2, 0, 1]);
-    assert_eq!(five.ask(&publish(5, 2, 100, "a", b"x")).await, [0x40, 2, 0, 100]);
-    broker.stop().await;
-}
-
-#[tokio::test]
 async fn what_the_gate_denies_is_told_to_an_mqtt_5_client_in_turn() {
     let broker = Broker::start().await;
     let mut client = broker.client_5("sensor").await;
@@ -189,22 +161,6 @@ async fn an_mqtt_5_client_may_ask_for_its_will_when_it_leaves() {
     let expected = publish_with(5, 0, 0, "wills/x", &[0x03, 0, 1, b't'], b"gone");
     assert_eq!(watcher.packet().await, expected);
     broker.stop().await;
-}
-
-#[tokio::test]
-async fn the_drain_says_goodbye_and_sends_no_wills() {
-    let broker = Broker::start().await;
-    let rest = [vec![0], text("wills/x"), text("gone")].concat();
-    let mut client = broker.dial().await;
-    client.ask(&connect_with(5, "x", 0x06, &[], &rest)).await;
-    client.send(&publish(5, 2, 1, "a", b"x")).await;
-    assert_eq!(client.packet().await, [0x40, 2, 0, 1]);
-    let log = std::sync::Arc::clone(&broker.log);
-    let stopped = broker.stop();
-    let (dir, goodbye) = tokio::join!(stopped, client.packet());
-    assert_eq!(goodbye, [0xe0, 1, 0x8b]);
-    assert_eq!(log.committed(), 1);
-    drop(dir);
 }
 
 #[tokio::test]
