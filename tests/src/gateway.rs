@@ -14,9 +14,9 @@ use crate::wait::{LATER, SOON, eventually};
 /// `tidegate run` with a config written for the test, and its directory.
 #[derive(Debug)]
 pub struct Gateway {
-    site: Site,
-    config: PathBuf,
+    // Dropped first: it dies before its directory goes.
     process: Process,
+    site: Site,
     mqtt: SocketAddr,
     admin: SocketAddr,
 }
@@ -31,9 +31,9 @@ impl Gateway {
     /// Starts one in `site`.
     #[track_caller]
     pub fn start_at(site: Site, more: &str) -> Self {
-        let config = site.write("tidegate.toml", &config(&site, more));
+        site.write("tidegate.toml", &config(&site, more));
         let command = site.tidegate(["run", "--config", "tidegate.toml"]);
-        Self::run(site, config, command)
+        Self::run(site, command)
     }
 
     /// Starts one under `strace`, which writes the system calls named in `calls` to `trace` in the
@@ -41,7 +41,7 @@ impl Gateway {
     #[track_caller]
     pub fn start_traced(more: &str, calls: &str) -> Self {
         let site = Site::new();
-        let config = site.write("tidegate.toml", &config(&site, more));
+        site.write("tidegate.toml", &config(&site, more));
         let mut command = site.ordinary("strace");
         // -D: the daemon is our child, not strace's.
         command.args([
@@ -56,14 +56,14 @@ impl Gateway {
             "--",
         ]);
         command.arg(site.binary()).args(["run", "--config", "tidegate.toml"]);
-        Self::run(site, config, command)
+        Self::run(site, command)
     }
 
     #[track_caller]
-    fn run(site: Site, config: PathBuf, command: Command) -> Self {
+    fn run(site: Site, command: Command) -> Self {
         let mut process = Process::start("gateway", command, site.path());
         let (mqtt, admin) = addresses(&mut process);
-        Self { site, config, process, mqtt, admin }
+        Self { process, site, mqtt, admin }
     }
 
     /// Where it takes MQTT.
@@ -111,11 +111,6 @@ impl Gateway {
         let command = self.site.tidegate(["run", "--config", "tidegate.toml"]);
         self.process = Process::start("gateway", command, self.site.path());
         (self.mqtt, self.admin) = addresses(&mut self.process);
-    }
-
-    /// Replaces the sections beside the least there must be; the next start reads them.
-    pub fn configure(&mut self, more: &str) {
-        self.config = self.site.write("tidegate.toml", &config(&self.site, more));
     }
 
     /// `/status`.

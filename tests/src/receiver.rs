@@ -12,9 +12,10 @@ use crate::wait::{LATER, SOON};
 /// `tidegate receiver`, and its directory.
 #[derive(Debug)]
 pub struct Receiver {
+    // Dropped first: it dies before its directory goes.
+    process: Process,
     site: Site,
     port: u16,
-    process: Process,
 }
 
 /// Events asked for at once.
@@ -32,7 +33,7 @@ impl Receiver {
     pub fn start_at(site: Site) -> Self {
         let port = free_port();
         let process = run(&site, port);
-        Self { site, port, process }
+        Self { process, site, port }
     }
 
     /// A `[[sink]]` named `cloud` that leads here, quick enough for a test. What comes after it
