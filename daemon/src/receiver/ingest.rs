@@ -104,7 +104,7 @@ impl Receiver {
             // A snapshot is taken between requests: what it holds is on disk.
             let gate = self.gate.read().await;
             match self.enter(&events) {
-                Admission::Waiting(waiting) => return self.finish(events, waiting).await,
+                Admission::Waiting(waiting) => return self.finish(&events, waiting).await,
                 Admission::Failing => return Outcome::Unavailable("the disk does not take writes"),
                 Admission::Full => {
                     drop(gate);
@@ -162,7 +162,7 @@ impl Receiver {
         Admission::Waiting(Waiting { new, marks, commit, duplicates, turn })
     }
 
-    async fn finish(&self, events: Vec<Event<'_>>, waiting: Waiting) -> Outcome {
+    async fn finish(&self, events: &[Event<'_>], waiting: Waiting) -> Outcome {
         let Waiting { new, marks, commit, duplicates, turn } = waiting;
         let stored = match commit {
             None => Ok(0),
@@ -200,19 +200,16 @@ impl Receiver {
 
 fn apply(
     state: &mut State,
-    events: Vec<Event<'_>>,
+    events: &[Event<'_>],
     new: &[(usize, u32)],
     first: Lsn,
     duplicates: u64,
 ) {
     state.model.totals.duplicates += duplicates;
-    let mut events = events.into_iter().enumerate();
-    let stored: Vec<_> = new
-        .iter()
-        .filter_map(|(index, place)| {
-            let (_, event) = events.find(|(at, _)| at == index)?;
-            Some(Stored { lsn: first + u64::from(*place), event })
-        })
-        .collect();
+    let stored = |(index, place): &(usize, u32)| Stored {
+        lsn: first + u64::from(*place),
+        event: &events[*index],
+    };
+    let stored: Vec<_> = new.iter().map(stored).collect();
     state.model.apply(&stored, unix_micros());
 }

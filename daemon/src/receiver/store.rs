@@ -125,7 +125,7 @@ pub(super) fn rebuild(
             Some(Record::Event(json)) => match parse_one(json) {
                 Ok(event) => {
                     if !matches!(seen.enter(&event), Entered::Duplicate) {
-                        let event = Stored { lsn: stored.lsn(), event };
+                        let event = Stored { lsn: stored.lsn(), event: &event };
                         model.apply(&[event], stored.received.unix_micros());
                     }
                 }

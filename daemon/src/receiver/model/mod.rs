@@ -27,11 +27,11 @@ pub(super) const LATEST: usize = 50;
 pub(super) const MAX_SHOWN: usize = 512;
 
 /// An event in the store.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Stored<'a> {
     /// Its place in the store.
     pub(super) lsn: Lsn,
-    pub(super) event: Event<'a>,
+    pub(super) event: &'a Event<'a>,
 }
 
 /// An event as it is shown.
@@ -162,7 +162,7 @@ impl Model {
 
 impl Shown {
     pub(super) fn new(stored: &Stored<'_>) -> Self {
-        let event = &stored.event;
+        let event = stored.event;
         let data = match &event.data {
             Data::None => None,
             Data::Json(text) => Some(*text),

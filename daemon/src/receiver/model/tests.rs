@@ -11,11 +11,10 @@ fn json(device: &str, more: &str) -> String {
 }
 
 fn apply(model: &mut Model, events: &[(Lsn, String)], unix_micros: i64) {
-    let events: Vec<_> = events
-        .iter()
-        .map(|(lsn, json)| Stored { lsn: *lsn, event: parse_one(json.as_bytes()).unwrap() })
-        .collect();
-    model.apply(&events, unix_micros);
+    let parsed: Vec<_> =
+        events.iter().map(|(_, json)| parse_one(json.as_bytes()).unwrap()).collect();
+    let stored = events.iter().zip(&parsed).map(|((lsn, _), event)| Stored { lsn: *lsn, event });
+    model.apply(&stored.collect::<Vec<_>>(), unix_micros);
 }
 
 fn alert(kind: &str, name: &str, more: &str) -> String {
@@ -122,7 +121,7 @@ fn hostile_alerts_are_bounded_and_never_a_panic() {
     for data in ["null", "[]", "{\"value\":\"x\"}", "{\"alert\":5}", "\"", "{\"alert\":\"\"}"] {
         let json = alert("raised", "", &format!(",\"data\":{data}"));
         if let Ok(event) = parse_one(json.as_bytes()) {
-            model.apply(&[Stored { lsn: 1, event }], 0);
+            model.apply(&[Stored { lsn: 1, event: &event }], 0);
         }
     }
     apply(&mut model, &[(1, alert("raised", "first", "")), (2, alert("cleared", "first", ""))], 0);
