@@ -201,7 +201,7 @@ struct State {
 
 impl Receiver {
     /// Opens the receiver, or creates it: reads the store's events since the last snapshot, which
-    /// takes about a second a gigabyte. It ends with `supervisor`'s drain: requests at hand are
+    /// takes some seconds a gigabyte. It ends with `supervisor`'s drain: requests at hand are
     /// answered, what is known is written to the snapshot, the store is closed.
     pub fn open(
         storage: Arc<dyn Storage>,
