@@ -298,6 +298,16 @@ impl State {
         self.inner.requests.send_modify(|number| *number += 1);
     }
 
+    /// Whether [`State::tidy`] has something to do.
+    pub fn is_untidy(&self) -> bool {
+        self.inner.store.is_untidy()
+    }
+
+    /// Keeps the database's memory small; [`retention`] calls it now and then. Waits for the disk.
+    pub fn tidy(&self) -> Result<(), StateError> {
+        self.inner.store.tidy()
+    }
+
     /// What went wrong first with the database, if something did: nothing is saved since.
     pub fn failure(&self) -> Option<&str> {
         self.inner.store.failure()

@@ -117,6 +117,11 @@ impl Retention {
                 () = supervisor.drain().cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            if self.state.is_untidy() {
+                let state = self.state.clone();
+                // What it fails on is said by whoever has something to save.
+                let _ = tokio::task::spawn_blocking(move || state.tidy()).await;
+            }
             if failed_at.is_some_and(|at| at.elapsed() < RETRY) {
                 continue;
             }

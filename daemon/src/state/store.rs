@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 
 use super::{Change, StateError};
@@ -12,6 +13,11 @@ use super::{Change, StateError};
 /// part of the same batch.
 const VERSION: &[u8] = &[0];
 const USER: u8 = 1;
+/// Batches after which sled is flushed. Until then it keeps about 1.3 KB of each that it does not
+/// need any more.
+const FLUSH_AFTER: u32 = 64;
+/// Where nobody called [`Store::tidy`] in time, a batch waits for the flush itself.
+const FLUSH_AT_ONCE: u32 = 1024;
 /// Entries of one batch while a tree is filled anew.
 const FILL: usize = 256;
 
@@ -42,6 +48,8 @@ pub(super) struct Sled {
     db: sled::Db,
     dir: PathBuf,
     failed: OnceLock<String>,
+    /// Batches since the last flush.
+    unflushed: AtomicU32,
 }
 
 impl Store {
@@ -68,6 +76,22 @@ impl Store {
                 let new = || Table::Memory(Arc::default());
                 Ok(lock(tables).entry(name.to_owned()).or_insert_with(new).clone())
             }
+        }
+    }
+
+    /// Whether [`Store::tidy`] has something to do.
+    pub(super) fn is_untidy(&self) -> bool {
+        match self {
+            Self::Sled(sled) => sled.unflushed.load(Ordering::Relaxed) >= FLUSH_AFTER,
+            Self::Memory(_) => false,
+        }
+    }
+
+    /// Keeps sled's memory small; to be called now and then. Waits for the disk.
+    pub(super) fn tidy(&self) -> Result<(), StateError> {
+        match self {
+            Self::Sled(sled) => sled.flush_after(FLUSH_AFTER),
+            Self::Memory(_) => Ok(()),
         }
     }
 
@@ -113,7 +137,7 @@ impl Table {
     /// Makes the changes and sets the version, in one atomic step.
     pub(super) fn apply(&self, changes: Vec<Change>, version: u64) -> Result<(), StateError> {
         match self {
-            Self::Sled(sled, tree) => sled.call(|_| {
+            Self::Sled(sled, tree) => {
                 let mut batch = sled::Batch::default();
                 for (key, value) in changes {
                     match value {
@@ -122,8 +146,8 @@ impl Table {
                     }
                 }
                 batch.insert(VERSION, &version.to_le_bytes());
-                tree.apply_batch(batch)
-            }),
+                sled.apply(tree, batch)
+            }
             Self::Memory(entries) => {
                 let mut entries = lock(entries);
                 for (key, value) in changes {
@@ -166,13 +190,13 @@ impl Filling {
         }
         let changes = std::mem::take(&mut self.changes);
         match &self.table {
-            Table::Sled(sled, tree) => sled.call(|_| {
+            Table::Sled(sled, tree) => {
                 let mut batch = sled::Batch::default();
                 for (key, value) in &changes {
                     batch.insert(user_key(key), value.as_deref().unwrap_or_default());
                 }
-                tree.apply_batch(batch)
-            }),
+                sled.apply(tree, batch)
+            }
             Table::Memory(entries) => {
                 let entries = &mut lock(entries).by_key;
                 entries.extend(changes.into_iter().map(|(k, v)| (k, v.unwrap_or_default())));
@@ -208,7 +232,26 @@ impl Sled {
             Ok(db)
         };
         let db = catch(open)?;
-        Ok(Arc::new(Self { db, dir: dir.to_owned(), failed: OnceLock::new() }))
+        Ok(Arc::new(Self {
+            db,
+            dir: dir.to_owned(),
+            failed: OnceLock::new(),
+            unflushed: AtomicU32::new(0),
+        }))
+    }
+
+    fn apply(&self, tree: &sled::Tree, batch: sled::Batch) -> Result<(), StateError> {
+        self.call(|_| tree.apply_batch(batch))?;
+        self.unflushed.fetch_add(1, Ordering::Relaxed);
+        self.flush_after(FLUSH_AT_ONCE)
+    }
+
+    fn flush_after(&self, batches: u32) -> Result<(), StateError> {
+        if self.unflushed.load(Ordering::Relaxed) < batches {
+            return Ok(());
+        }
+        self.unflushed.store(0, Ordering::Relaxed);
+        self.call(|db| db.flush().map(drop))
     }
 
     /// Calls into sled. After the first error or panic it is not called again: what it would answer
