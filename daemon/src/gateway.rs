@@ -55,6 +55,7 @@ pub struct Gateway {
 struct Parts {
     id: String,
     log: Arc<Log>,
+    state: State,
     forwarders: Vec<ForwarderHandle>,
     listener: listener::Metrics,
     services: services::Metrics,
@@ -143,7 +144,7 @@ impl Gateway {
         let forwarders = start_forwarders(config, &log, &state, storage, &mut registry, &readers)?;
         Retention {
             log: Arc::clone(&log),
-            state,
+            state: state.clone(),
             sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
             max_size: config.log.max_size.0,
             retain: config.log.retain.0,
@@ -163,8 +164,8 @@ impl Gateway {
             listener.clone(),
             writers.clone(),
         );
-        let parts = Parts { id: config.gateway.id.clone(), log, forwarders, listener, services };
-        let parts = Arc::new(parts);
+        let id = config.gateway.id.clone();
+        let parts = Arc::new(Parts { id, log, state, forwarders, listener, services });
         let (readiness, latch) = Readiness::new();
         serve_admin(admin, registry, readiness, &parts, &readers);
         for listener in listeners {
@@ -203,6 +204,10 @@ impl Gateway {
         self.readers.begin_drain();
         if timeout(READERS_LIMIT, self.readers.ended()).await.is_err() {
             late = Some("not everything behind the log ended in time".to_owned());
+        }
+        // sled may lose its last seconds in a power cut; the checkpoint is durable.
+        if let Err(error) = self.parts.state.checkpoint() {
+            warn!("no checkpoint of the state, the next start rebuilds it from the log: {error}");
         }
         self.parts.log.close().await;
         let failure = self.writers.failure().or_else(|| self.readers.failure()).or(late);
