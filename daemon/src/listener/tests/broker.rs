@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::disk::Disk;
+use super::disk::{Disk, Hung};
 use crate::bus::{self, BusHandle};
 use crate::clock::Clock;
 use crate::gate::Gate;
@@ -26,10 +26,11 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) struct Broker {
     pub(super) address: SocketAddr,
+    /// First of those with a drop: the log's waits for its writer, and so for the disk.
+    pub(super) disk: Hung,
     pub(super) log: Arc<Log>,
     pub(super) metrics: Metrics,
     pub(super) bus_metrics: bus::Metrics,
-    pub(super) disk: Disk,
     supervisor: Supervisor,
     dir: TempDir,
 }
@@ -61,6 +62,7 @@ impl Broker {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         listener.serve(shared);
+        let disk = Hung(disk);
         Self { address, log, metrics, bus_metrics, disk, supervisor, dir }
     }
 

@@ -20,6 +20,23 @@ pub(super) enum Sync {
     Fails,
 }
 
+/// A disk that hangs no longer than the test, even if that fails.
+pub(super) struct Hung(pub(super) Disk);
+
+impl std::ops::Deref for Hung {
+    type Target = Disk;
+
+    fn deref(&self) -> &Disk {
+        &self.0
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        self.0.set(Sync::Works);
+    }
+}
+
 impl Disk {
     /// From now on, and for those that hang.
     pub(super) fn set(&self, sync: Sync) {

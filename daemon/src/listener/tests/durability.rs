@@ -94,7 +94,7 @@ async fn the_drain_acknowledges_what_is_under_way_and_sends_no_wills() {
     broker.disk.set(Sync::Hangs);
     client.send(&publish(5, 2, 1, "a", b"x")).await;
     client.expect_quiet().await;
-    let (log, disk) = (Arc::clone(&broker.log), broker.disk.clone());
+    let (log, disk) = (Arc::clone(&broker.log), broker.disk.0.clone());
     let answers = async {
         disk.set(Sync::Works);
         (client.packet().await, client.packet().await)
