@@ -19,7 +19,7 @@ pub struct Options {
     pub dir: PathBuf,
     /// Its lane.
     pub lane: Lane,
-    /// Bytes on disk beyond which [`Log::append`] answers [`Append::Full`]; at least 256 KiB.
+    /// Bytes on disk beyond which [`super::Log::append`] answers [`super::Append::Full`]; at least 256 KiB.
     pub max_size: u64,
     /// Bytes of a segment file: at most 64 MiB, and at most a quarter of `max_size`, so that space
     /// comes back while the log is in use.

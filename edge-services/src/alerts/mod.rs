@@ -1,7 +1,7 @@
 //! Alerts: threshold rules over the events, each for every device on its own.
 //!
 //! A rule looks at the events whose topic its filter matches, takes one number from the payload, and
-//! raises and clears an alert for the device that published it ([`phase`] says when, [`notice`] what
+//! raises and clears an alert for the device that published it (`phase` says when, `notice` what
 //! is published). An event without a number at that place is ignored and counted.
 //!
 //! Topics under `alerts/` are watched only by rules whose filter begins with that very level, and
