@@ -1,9 +1,15 @@
 //! May it enter: every event, from a client or from an edge service, passes here on its way to the
 //! log.
 //!
-//! Admission is a decision without I/O ([`Gate::check`]); what a client's protocol makes of a
-//! refusal is the listener's business. Identity, rights, rates and the deduplication of CloudEvents
-//! belong in [`Gate::check`] too, so that no other way into the log needs them again.
+//! A client is let in by [`Gate::authenticate`], before it has a session. Admission of its events is a
+//! decision without I/O ([`Gate::check`]); what a client's protocol makes of a refusal is the
+//! listener's business. Rates and the deduplication of CloudEvents belong in [`Gate::check`] too, so
+//! that no other way into the log needs them again.
+
+mod authenticator;
+mod identity;
+mod rights;
+mod secret;
 
 use std::sync::Arc;
 
@@ -13,12 +19,18 @@ use tidegate_event::{BlockBuilder, Draft, Received, topic};
 use crate::clock::Clock;
 use crate::log::{Append, Log};
 
+pub use authenticator::{Authenticator, Rejected};
+pub use identity::{Certificate, Credentials, Identity, Peer};
+pub use rights::Rights;
+pub use secret::Secret;
+
 /// Admits events to the log.
 #[derive(Debug)]
 pub struct Gate {
     log: Arc<Log>,
     clock: Clock,
     rules: Rules,
+    authenticator: Authenticator,
 }
 
 /// What the decision depends on.
@@ -34,6 +46,9 @@ pub enum Denied {
     /// Not a topic name at all (`[MQTT-3.3.2-2]`, `[MQTT-4.7.3-1]`, `[MQTT-4.7.3-2]`).
     #[error("the topic name is empty, or contains a wildcard or the null character")]
     TopicInvalid,
+    /// The client's rights do not go that far.
+    #[error("the client may not publish to the topic")]
+    NotAuthorized,
     /// Topics that begin with `$` are the gateway's own.
     #[error("the topic begins with $, which clients may not publish to")]
     TopicReserved,
@@ -60,6 +75,7 @@ impl Denied {
     pub fn label(&self) -> &'static str {
         match self {
             Self::TopicInvalid => "topic-invalid",
+            Self::NotAuthorized => "not-authorized",
             Self::TopicReserved => "topic-reserved",
             Self::TopicTooLong { .. } => "topic-too-long",
             Self::TopicTooDeep { .. } => "topic-too-deep",
@@ -70,7 +86,25 @@ impl Denied {
 impl Gate {
     /// A gate before `log`.
     pub fn new(log: Arc<Log>, limits: &Limits, clock: Clock) -> Self {
-        Self { log, clock, rules: Rules::new(limits) }
+        Self { log, clock, rules: Rules::new(limits), authenticator: Authenticator::default() }
+    }
+
+    /// Verifies a client's login. To be called with a limit on its time; it may be dropped.
+    ///
+    /// # Errors
+    /// Why the client is not let in.
+    pub async fn authenticate(
+        &self,
+        peer: &Peer,
+        client: &str,
+        credentials: &Credentials,
+    ) -> Result<Identity, Rejected> {
+        self.authenticator.authenticate(peer, client, credentials).await
+    }
+
+    /// What a client may do: for one connection, or for a few requests of one.
+    pub fn rights(&self, _identity: &Identity, _client: &str) -> Rights {
+        Rights::all()
     }
 
     /// The time of an event received now.
@@ -78,9 +112,10 @@ impl Gate {
         self.clock.now()
     }
 
-    /// Decides about one event; it costs nothing else.
-    pub fn check(&self, event: &Draft<'_>) -> Result<(), Denied> {
-        self.rules.check(event)
+    /// Decides about one event of a client with these rights; it costs nothing else.
+    pub fn check(&self, rights: &mut Rights, event: &Draft<'_>) -> Result<(), Denied> {
+        self.rules.check(event)?;
+        if rights.may_publish(event.topic) { Ok(()) } else { Err(Denied::NotAuthorized) }
     }
 
     /// Hands a block of admitted events to the log.
@@ -93,9 +128,15 @@ impl Gate {
         self.log.room().await;
     }
 
-    /// Checks one event from `origin` and hands it to the log: for edge services and wills.
-    pub fn publish(&self, origin: &str, event: &Draft<'_>) -> Result<Append, Denied> {
-        self.check(event)?;
+    /// Checks one event from `origin`, which has these rights, and hands it to the log: for edge
+    /// services and wills.
+    pub fn publish(
+        &self,
+        origin: &str,
+        rights: &mut Rights,
+        event: &Draft<'_>,
+    ) -> Result<Append, Denied> {
+        self.check(rights, event)?;
         let mut block = BlockBuilder::new(origin, self.now());
         block.push(event);
         Ok(self.submit(&mut block))

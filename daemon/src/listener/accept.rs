@@ -1,7 +1,6 @@
 //! The accept loop: bounded, and not to be stopped by a shortage of file descriptors.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -9,6 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 
 use super::{Metrics, Shared, connect};
+use crate::gate::Peer;
 use crate::supervise::Role;
 
 /// After an error that the next attempt would meet again (EMFILE, ENFILE, ENOBUFS, ENOMEM).
@@ -26,25 +26,25 @@ impl Drop for Counted {
     }
 }
 
-/// Accepts on `socket` until the drain.
-pub(super) fn serve(socket: TcpListener, shared: Shared) {
+/// Accepts on `socket` until the drain; `anonymous` clients too, or not.
+pub(super) fn serve(socket: TcpListener, anonymous: bool, shared: Shared) {
     let address = socket.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
     let supervisor = shared.supervisor.clone();
     let drain = supervisor.drain().clone();
     supervisor.spawn(format!("mqtt listener {address}"), Role::Critical, async move {
         tokio::select! {
-            () = run(&socket, &shared, &address) => {}
+            () = run(&socket, anonymous, &shared, &address) => {}
             () = drain.cancelled() => info!("no more connections are accepted on {address}"),
         }
     });
 }
 
-async fn run(socket: &TcpListener, shared: &Shared, address: &str) {
+async fn run(socket: &TcpListener, anonymous: bool, shared: &Shared, address: &str) {
     let mut full = false;
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
-                let refused = admit(stream, peer, shared).is_err();
+                let refused = admit(stream, Peer::new(peer, anonymous), shared).is_err();
                 if refused && !full {
                     let limit = shared.limits.max_connections;
                     warn!(
@@ -75,7 +75,7 @@ fn is_about_the_peer(why: &io::Error) -> bool {
 /// Starts a connection's task, if there is room for one.
 fn admit(
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: Peer,
     shared: &Shared,
 ) -> Result<(), tokio::sync::TryAcquireError> {
     let permit = shared.room.clone().try_acquire_owned().inspect_err(|_| {
@@ -85,10 +85,11 @@ fn admit(
     let counted = Counted { metrics: shared.metrics.clone(), _permit: permit };
     // Acknowledgements are written in batches already; Nagle would only hold them back.
     if let Err(why) = stream.set_nodelay(true) {
-        debug!(%peer, "TCP_NODELAY could not be set: {why}");
+        debug!(peer = %peer.address, "TCP_NODELAY could not be set: {why}");
     }
+    let name = format!("mqtt {}", peer.address);
     let connection = connect::run(stream, peer, shared.clone());
-    shared.supervisor.spawn(format!("mqtt {peer}"), Role::Ordinary, async move {
+    shared.supervisor.spawn(name, Role::Ordinary, async move {
         connection.await;
         drop(counted);
     });

@@ -16,11 +16,23 @@ use super::Shared;
 use super::codec::{self, Accepted, Bad, Connect, Framed, Kind, Reason, Refused, Version};
 use super::connection::Connection;
 use super::wire::Wire;
+use crate::gate::{Identity, Peer, Rejected, Rights};
 
 /// Bytes of a client id: it stands in every block of the log.
 const MAX_CLIENT_ID: usize = 256;
 /// How long the last words to a client may take.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A client that may have a session.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) connect: Connect,
+    pub(super) client: Arc<str>,
+    /// The client id once more, if it is one that we gave it.
+    pub(super) assigned: Option<String>,
+    pub(super) identity: Identity,
+    pub(super) rights: Rights,
+}
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -33,44 +45,66 @@ enum NotConnected {
     Bad(#[from] Bad),
     #[error("CONNECT refused: {0}")]
     Refused(#[from] Refused),
+    #[error("CONNECT refused: {1}")]
+    Rejected(Version, Rejected),
 }
 
 /// Serves one connection from its first byte to its last.
-pub(super) async fn run<S>(stream: S, peer: SocketAddr, shared: Shared)
+pub(super) async fn run<S>(stream: S, peer: Peer, shared: Shared)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let mut wire = Box::new(Wire::new(stream, shared.metrics.clone()));
     let drain = shared.supervisor.drain();
-    let connect = tokio::select! {
-        read = timeout(shared.limits.connect_timeout.0, read_connect(&mut wire, &shared)) => read,
+    let patience = shared.limits.connect_timeout.0;
+    let admitted = tokio::select! {
+        admitted = timeout(patience, admit(&mut wire, &peer, &shared)) => admitted,
         () = drain.cancelled() => return,
     };
-    let connect = match connect {
+    let peer = peer.address;
+    let mut admitted = match admitted {
         Err(_) => {
             shared.metrics.timed_out.inc();
             debug!(%peer, "no CONNECT within limits.connect-timeout");
             return;
         }
         Ok(Err(why)) => return refuse(wire, peer, why, &shared).await,
-        Ok(Ok(connect)) => connect,
+        Ok(Ok(admitted)) => admitted,
     };
-    let (client, assigned) = match client_id(&connect) {
-        Ok(named) => named,
-        Err(bad) => {
-            let why = Refused::With(connect.version, bad).into();
-            return refuse(wire, peer, why, &shared).await;
-        }
-    };
+    let client = Arc::clone(&admitted.client);
     let stop = drain.child_token();
     let (_entry, before) = shared.clients.enter(Arc::clone(&client), stop.clone());
     shared.metrics.connects.inc();
     shared.metrics.taken_over.inc_by(u64::from(before));
-    info!(%peer, client = &*client, version = ?connect.version, "client connected");
-    accept(&mut wire, &connect, assigned, &shared);
-    let connection = Connection::new(wire, connect, Arc::clone(&client), stop, &shared);
+    let (version, user) = (admitted.connect.version, admitted.identity.user.as_deref());
+    info!(%peer, client = &*client, user, ?version, "client connected");
+    accept(&mut wire, &mut admitted, &shared);
+    let connection = Connection::new(wire, admitted, stop, &shared);
     let end = Box::pin(connection.run()).await;
     info!(%peer, client = &*client, "{end}");
+}
+
+/// Reads the CONNECT and finds out who that is: before there is a session.
+async fn admit<S>(
+    wire: &mut Wire<S>,
+    peer: &Peer,
+    shared: &Shared,
+) -> Result<Admitted, NotConnected>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut connect = read_connect(wire, shared).await?;
+    let refused = |bad| Refused::With(connect.version, bad);
+    let (client, assigned) = client_id(&connect).map_err(refused)?;
+    let credentials = std::mem::take(&mut connect.credentials);
+    let identity = shared
+        .gate
+        .authenticate(peer, &client, &credentials)
+        .await
+        .map_err(|why| NotConnected::Rejected(connect.version, why))?;
+    let mut rights = shared.gate.rights(&identity, &client);
+    check_will(&connect, &mut rights, shared)?;
+    Ok(Admitted { connect, client, assigned, identity, rights })
 }
 
 async fn read_connect<S>(wire: &mut Wire<S>, shared: &Shared) -> Result<Connect, NotConnected>
@@ -91,7 +125,6 @@ where
             Framed::Partial(length) => total = length,
             Framed::Frame(frame) => {
                 let connect = codec::connect(&frame)?;
-                check_will(&connect, shared)?;
                 let length = frame.whole.len();
                 wire.consume(length);
                 return Ok(connect);
@@ -101,7 +134,7 @@ where
 }
 
 /// A will that could not be published later is refused now.
-fn check_will(connect: &Connect, shared: &Shared) -> Result<(), Refused> {
+fn check_will(connect: &Connect, rights: &mut Rights, shared: &Shared) -> Result<(), Refused> {
     let Some(will) = &connect.will else { return Ok(()) };
     let draft = Draft {
         topic: &will.topic,
@@ -110,9 +143,9 @@ fn check_will(connect: &Connect, shared: &Shared) -> Result<(), Refused> {
         properties: Properties::new(&will.properties),
         payload: &will.payload,
     };
-    shared.gate.check(&draft).map_err(|denied| {
+    shared.gate.check(rights, &draft).map_err(|denied| {
         shared.metrics.denied(denied.label());
-        let bad = Bad(Reason::TopicInvalid, "will with a topic that may not be published to");
+        let bad = Bad(denied.into(), "will with a topic that may not be published to");
         Refused::With(connect.version, bad)
     })
 }
@@ -135,14 +168,14 @@ fn client_id(connect: &Connect) -> Result<(Arc<str>, Option<String>), Bad> {
 }
 
 /// Puts the CONNACK into the output.
-fn accept<S>(wire: &mut Wire<S>, connect: &Connect, assigned: Option<String>, shared: &Shared) {
+fn accept<S>(wire: &mut Wire<S>, admitted: &mut Admitted, shared: &Shared) {
     let max = shared.limits.max_packet_size.0;
     let accepted = Accepted {
         receive_maximum: shared.limits.max_inflight.max(1),
         max_packet_size: u32::try_from(max).unwrap_or(u32::MAX).max(1),
-        assigned_client_id: assigned,
+        assigned_client_id: admitted.assigned.take(),
     };
-    codec::write_accepted(accepted, connect.version, &mut wire.output);
+    codec::write_accepted(accepted, admitted.connect.version, &mut wire.output);
 }
 
 /// Says why, as far as the client understands it, and closes.
@@ -151,13 +184,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     info!(%peer, "{why}");
-    let NotConnected::Refused(Refused::With(version, Bad(reason, _))) = why else {
-        if matches!(why, NotConnected::Bad(_) | NotConnected::Refused(_)) {
-            shared.metrics.malformed.inc();
-        }
-        return;
+    let malformed = matches!(why, NotConnected::Bad(_) | NotConnected::Refused(_));
+    shared.metrics.malformed.inc_by(u64::from(malformed));
+    let (version, reason) = match why {
+        NotConnected::Refused(Refused::With(version, Bad(reason, _))) => (version, reason),
+        NotConnected::Rejected(version, why) => (version, why.into()),
+        _ => return,
     };
-    shared.metrics.malformed.inc();
     codec::write_refused(reason, version, &mut wire.output);
     // A client that does not take it has gone.
     let _ = timeout(CLOSE_TIMEOUT, wire.close()).await;

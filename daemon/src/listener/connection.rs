@@ -14,16 +14,17 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::warn;
 
 use super::codec::{
-    self, Ack, Bad, Connect, Disconnect, Framed, Kind, Reason, Subscribe, SubscribeFilter,
-    Unsubscribe, Version, Will,
+    self, Ack, Bad, Disconnect, Framed, Kind, Reason, Subscribe, SubscribeFilter, Unsubscribe,
+    Version, Will,
 };
-use super::connect::CLOSE_TIMEOUT;
+use super::connect::{Admitted, CLOSE_TIMEOUT};
 use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::session::Session;
 use super::wire::Wire;
 use super::{End, Shared};
 use crate::bus::{Options, Subscriber, Subscription};
+use crate::gate::Rights;
 use crate::log::Append;
 
 /// Bytes that wait to be written at which the connection is not read: the client does not take its
@@ -42,6 +43,7 @@ pub(super) struct Connection<S> {
     version: Version,
     client: Arc<str>,
     will: Option<Will>,
+    rights: Rights,
     session: Session,
     inbound: Inbound,
     outbound: Outbound,
@@ -78,11 +80,11 @@ enum Request {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     pub(super) fn new(
         wire: Box<Wire<S>>,
-        connect: Connect,
-        client: Arc<str>,
+        admitted: Admitted,
         stop: CancellationToken,
         shared: &Shared,
     ) -> Self {
+        let Admitted { connect, client, rights, .. } = admitted;
         let version = connect.version;
         let max_inflight = usize::from(shared.limits.max_inflight.max(1));
         let receive_maximum = (version == Version::V5).then_some(max_inflight);
@@ -101,6 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             wire,
             version,
             will: connect.will,
+            rights,
             session: Session::new(receive_maximum, window),
             inbound,
             outbound: Outbound::new(version, connect.max_packet_size),
@@ -128,7 +131,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             while let Some(request) = self.take_in()? {
                 self.answer(request).await?;
             }
-            self.outbound.send(&mut self.session, &mut self.wire.output);
+            self.outbound.send(&mut self.session, &mut self.rights, &mut self.wire.output);
             match poll_fn(|context| self.poll_wake(context)).await? {
                 Wake::Read(0) => return Err(End::Lost),
                 Wake::Read(_) => {
@@ -211,7 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             let length = frame.whole.len();
             match frame.kind {
                 Kind::Publish => {
-                    self.inbound.publish(&mut self.session, &frame)?;
+                    self.inbound.publish(&mut self.session, &mut self.rights, &frame)?;
                     self.wire.consume(length);
                     continue;
                 }
@@ -296,7 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     fn check(
-        &self,
+        &mut self,
         requested: &SubscribeFilter,
         identifier: Option<u32>,
         wanted: &[Subscription],
@@ -310,6 +313,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             || requested.text.split('/').count() > limits.max_topic_levels
         {
             return Err(Reason::FilterInvalid);
+        }
+        if !self.rights.may_subscribe(&filter) {
+            return Err(Reason::NotAuthorized);
         }
         let new = |filter| !self.subscriber.has(filter);
         let count = wanted.iter().filter(|other| new(&other.filter)).count();
@@ -414,7 +420,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let _ = timeout(CLOSE_TIMEOUT, self.wire.close()).await;
     }
 
-    fn publish(&self, will: &Will) {
+    fn publish(&mut self, will: &Will) {
         let draft = Draft {
             topic: &will.topic,
             qos: will.qos,
@@ -422,7 +428,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             properties: Properties::new(&will.properties),
             payload: &will.payload,
         };
-        let lost = match self.shared.gate.publish(&self.client, &draft) {
+        let lost = match self.shared.gate.publish(&self.client, &mut self.rights, &draft) {
             // Dropping the commit does not take the event back.
             Ok(Append::Accepted(_)) => return,
             Ok(Append::Full) => "the log has no room".to_owned(),

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::codec::{Bad, Frame, Kind, Publish, Reason, Version, write_ack};
 use super::session::{self, Session};
 use super::{End, Metrics};
-use crate::gate::{Denied, Gate};
+use crate::gate::{Denied, Gate, Rights};
 use crate::log::{Append, Commit};
 
 /// Bytes of one client's events that may wait for their commits, beside the limit on their number.
@@ -126,7 +126,12 @@ impl Inbound {
     }
 
     /// Takes in a PUBLISH.
-    pub(super) fn publish(&mut self, session: &mut Session, frame: &Frame<'_>) -> Result<(), End> {
+    pub(super) fn publish(
+        &mut self,
+        session: &mut Session,
+        rights: &mut Rights,
+        frame: &Frame<'_>,
+    ) -> Result<(), End> {
         let publish = Publish::read(frame, self.version, &mut self.properties)?;
         let Publish { qos, id, .. } = publish;
         match session.publish(qos, id)? {
@@ -144,7 +149,7 @@ impl Inbound {
             properties: publish.properties,
             payload: publish.payload,
         };
-        if let Err(denied) = self.gate.check(&draft) {
+        if let Err(denied) = self.gate.check(rights, &draft) {
             self.metrics.denied(denied.label());
             match denied {
                 Denied::TopicInvalid => {
@@ -155,7 +160,7 @@ impl Inbound {
                 // 3.1.1 has no way to say no, and an acknowledgement would be a lie.
                 _ if self.version == Version::V4 => return Err(End::Denied(denied)),
                 _ if qos == Qos::AtMostOnce => {}
-                _ => self.acks.push(AckDue { id, qos, says: Says::Refused(Reason::TopicInvalid) }),
+                _ => self.acks.push(AckDue { id, qos, says: Says::Refused(Reason::from(denied)) }),
             }
             return Ok(());
         }

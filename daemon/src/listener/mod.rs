@@ -42,7 +42,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 
 use crate::bus::{BusHandle, SubscriberError};
-use crate::gate::{Denied, Gate};
+use crate::gate::{Denied, Gate, Rejected};
 use crate::supervise::Supervisor;
 
 use clients::Clients;
@@ -56,6 +56,7 @@ const BACKLOG: u32 = 1024;
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
+    anonymous: bool,
 }
 
 /// What all listeners, and all their connections, share. Cheap to clone; all clones are one.
@@ -95,15 +96,15 @@ impl Shared {
 
 impl Listener {
     /// Binds and listens: clients may connect, and wait until [`Listener::serve`]. To be called inside
-    /// the runtime.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    /// the runtime. `anonymous` says whether clients are let in that have no login.
+    pub fn bind(address: SocketAddr, anonymous: bool) -> io::Result<Self> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }?;
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        Ok(Self { socket: socket.listen(BACKLOG)? })
+        Ok(Self { socket: socket.listen(BACKLOG)?, anonymous })
     }
 
     /// Where it listens; tells the port that port 0 became.
@@ -113,7 +114,7 @@ impl Listener {
 
     /// Accepts connections, each a task of its own, until the drain.
     pub fn serve(self, shared: Shared) {
-        accept::serve(self.socket, shared);
+        accept::serve(self.socket, self.anonymous, shared);
     }
 }
 
@@ -145,6 +146,26 @@ enum End {
     Bus(#[from] SubscriberError),
 }
 
+impl From<Denied> for Reason {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::NotAuthorized => Self::NotAuthorized,
+            _ => Self::TopicInvalid,
+        }
+    }
+}
+
+impl From<Rejected> for Reason {
+    fn from(why: Rejected) -> Self {
+        match why {
+            Rejected::BadLogin => Self::BadLogin,
+            Rejected::LoginNeeded => Self::NotAuthorized,
+            Rejected::Busy => Self::ServerBusy,
+            Rejected::TooManyFailures => Self::ConnectionRateExceeded,
+        }
+    }
+}
+
 impl End {
     /// What a DISCONNECT says, where one is sent.
     fn reason(&self) -> Option<Reason> {
@@ -154,7 +175,7 @@ impl End {
             Self::KeepAlive => Some(Reason::KeepAliveTimeout),
             Self::TakenOver => Some(Reason::TakenOver),
             Self::Drain | Self::Bus(SubscriberError::Stopped) => Some(Reason::ShuttingDown),
-            Self::Denied(_) => Some(Reason::TopicInvalid),
+            Self::Denied(denied) => Some(Reason::from(*denied)),
             Self::NotStored | Self::Bus(SubscriberError::Read(_)) => Some(Reason::Unspecified),
         }
     }

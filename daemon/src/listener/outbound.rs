@@ -9,6 +9,7 @@ use super::codec::{PublishWriter, Version};
 use super::session::Session;
 use crate::bus::Delivery;
 use crate::clock::unix_micros;
+use crate::gate::Rights;
 
 /// Bytes that wait to be written at which no more deliveries are encoded.
 const MAX_BACKLOG: usize = 64 * 1024;
@@ -40,13 +41,14 @@ impl Outbound {
     }
 
     /// Appends what may leave now to `out`, in order. An event whose time is over is passed over
-    /// (`[MQTT-3.3.2-5]`), and one that the client is too small for (`[MQTT-3.1.2-25]`).
-    pub(super) fn send(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+    /// (`[MQTT-3.3.2-5]`), and one that the client is too small for (`[MQTT-3.1.2-25]`) or may not
+    /// receive.
+    pub(super) fn send(&mut self, session: &mut Session, rights: &mut Rights, out: &mut Vec<u8>) {
         while out.len() < MAX_BACKLOG
             && let Some(delivery) = self.deliveries.front()
         {
             let expiry = delivery.event.expiry(unix_micros());
-            if expiry != Some(0) {
+            if expiry != Some(0) && rights.may_receive(delivery.event.topic()) {
                 let mut id = 0;
                 if delivery.qos != Qos::AtMostOnce {
                     let Some(free) = session.send(delivery.qos) else { return };

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, warn};
 
 use super::Services;
+use crate::gate::Rights;
 use crate::log::{Append, Chunk, Frame, Read, Reader};
 use crate::state::Tree;
 
@@ -266,7 +267,7 @@ impl<'a> Run<'a> {
         let admitted: Vec<Draft<'_>> = events
             .iter()
             .map(draft)
-            .filter(|draft| match services.gate.check(draft) {
+            .filter(|draft| match services.gate.check(&mut Rights::all(), draft) {
                 Ok(()) => true,
                 Err(why) => {
                     error!(service = name, topic = draft.topic, %why, "an event of the service was denied");

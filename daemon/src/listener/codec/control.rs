@@ -14,6 +14,7 @@ use tidegate_event::{Property, Qos};
 
 use super::input::{Value, id};
 use super::{Bad, Frame, Input, Reason, Version};
+use crate::gate::{Credentials, Secret};
 
 /// A client's CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub(in crate::listener) struct Connect {
     /// Seconds; 0 means none.
     pub(in crate::listener) keep_alive: u16,
     pub(in crate::listener) will: Option<Will>,
+    pub(in crate::listener) credentials: Credentials,
     /// How many QoS 1 and 2 deliveries it takes at once.
     pub(in crate::listener) receive_maximum: u16,
     /// Bytes of the largest packet that it takes.
@@ -129,6 +131,7 @@ pub(in crate::listener) fn connect(frame: &Frame<'_>) -> Result<Connect, Refused
         clean: false,
         keep_alive: 0,
         will: None,
+        credentials: Credentials::default(),
         receive_maximum: u16::MAX,
         max_packet_size: usize::MAX,
     };
@@ -209,10 +212,14 @@ fn check_connect(input: &mut Input<'_>, connect: &mut Connect) -> Result<(), Bad
         input.data()?;
     }
     if login {
-        input.text()?;
+        connect.credentials.username = Some(input.text()?.to_owned());
     }
-    if password && std::str::from_utf8(input.data()?).is_err() {
-        return Err(Bad(Reason::BadLogin, "password that is not UTF-8"));
+    if password {
+        let password = input.data()?;
+        if std::str::from_utf8(password).is_err() {
+            return Err(Bad(Reason::BadLogin, "password that is not UTF-8"));
+        }
+        connect.credentials.password = Some(Secret::new(password));
     }
     input.end()
 }
@@ -369,7 +376,11 @@ pub(in crate::listener) fn write_refused(reason: Reason, version: Version, out: 
         (Version::V4, Reason::UnsupportedVersion) => Code::RefusedProtocolVersion,
         (_, Reason::ClientIdInvalid) => Code::ClientIdentifierNotValid,
         (_, Reason::BadLogin) => Code::BadUserNamePassword,
-        (Version::V4, Reason::ShuttingDown) => Code::ServiceUnavailable,
+        (_, Reason::NotAuthorized) => Code::NotAuthorized,
+        (
+            Version::V4,
+            Reason::ShuttingDown | Reason::ServerBusy | Reason::ConnectionRateExceeded,
+        ) => Code::ServiceUnavailable,
         (Version::V4, _) => return,
         (_, Reason::UnsupportedVersion) => Code::UnsupportedProtocolVersion,
         (_, Reason::Malformed) => Code::MalformedPacket,
@@ -378,7 +389,9 @@ pub(in crate::listener) fn write_refused(reason: Reason, version: Version, out: 
         (_, Reason::TopicInvalid) => Code::TopicNameInvalid,
         (_, Reason::PacketTooLarge) => Code::PacketTooLarge,
         (_, Reason::QuotaExceeded) => Code::QuotaExceeded,
+        (_, Reason::ServerBusy) => Code::ServerBusy,
         (_, Reason::ShuttingDown) => Code::ServerUnavailable,
+        (_, Reason::ConnectionRateExceeded) => Code::ConnectionRateExceeded,
         _ => Code::UnspecifiedError,
     };
     encode(Packet::ConnAck(mqtt::ConnAck { session_present: false, code }, None), version, out);
@@ -398,6 +411,7 @@ pub(in crate::listener) fn write_suback(
         (Ok(Qos::ExactlyOnce), _) => Code::Success(mqtt::QoS::ExactlyOnce),
         (Err(_), Version::V4) => Code::Failure,
         (Err(Reason::FilterInvalid), _) => Code::TopicFilterInvalid,
+        (Err(Reason::NotAuthorized), _) => Code::NotAuthorized,
         (Err(Reason::QuotaExceeded), _) => Code::QuotaExceeded,
         (Err(Reason::SharedSubscriptionsNotSupported), _) => Code::SharedSubscriptionsNotSupported,
         (Err(_), _) => Code::Unspecified,

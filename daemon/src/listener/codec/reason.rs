@@ -12,6 +12,8 @@ pub(in crate::listener) enum Reason {
     UnsupportedVersion = 0x84,
     ClientIdInvalid = 0x85,
     BadLogin = 0x86,
+    NotAuthorized = 0x87,
+    ServerBusy = 0x89,
     ShuttingDown = 0x8b,
     BadAuthenticationMethod = 0x8c,
     KeepAliveTimeout = 0x8d,
@@ -24,6 +26,7 @@ pub(in crate::listener) enum Reason {
     PacketTooLarge = 0x95,
     QuotaExceeded = 0x97,
     SharedSubscriptionsNotSupported = 0x9e,
+    ConnectionRateExceeded = 0x9f,
 }
 
 /// What a client did wrong: the connection ends with it. The text is for the operator.

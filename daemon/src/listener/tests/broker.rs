@@ -59,7 +59,7 @@ impl Broker {
         let gate = Arc::new(Gate::new(Arc::clone(&log), &limits, Clock::new()));
         let metrics = Metrics::default();
         let shared = Shared::new(gate, bus, limits, metrics.clone(), supervisor.clone());
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), true).unwrap();
         let address = listener.local_addr().unwrap();
         listener.serve(shared);
         let disk = Hung(disk);
