@@ -197,7 +197,7 @@ impl Encoder {
                 Property::MessageExpiry(seconds) => {
                     named.push(("mqttexpiry".into(), seconds.to_string().into()));
                 }
-                Property::PayloadFormat(_) => {}
+                Property::PayloadFormat(_) | Property::PacketId(_) => {}
                 Property::User(name, value) => {
                     let core = [
                         "specversion",

@@ -35,6 +35,9 @@ const RETAIN: u8 = 1 << 2;
 const SAME_TOPIC: u8 = 1 << 3;
 const HAS_PROPERTIES: u8 = 1 << 4;
 
+/// The tag of [`Property::PacketId`].
+const PACKET_ID: u8 = 7;
+
 /// MQTT's quality of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 #[repr(u8)]
@@ -76,6 +79,9 @@ pub enum Property<'a> {
     MessageExpiry(u32),
     /// Tag 6, u8: 1 says that the payload is UTF-8.
     PayloadFormat(u8),
+    /// Tag 7, u16: the packet id under which a persistent session published the event at QoS 2, until
+    /// a control record says that it is released. The gateway's own: it leaves it for nobody.
+    PacketId(u16),
 }
 
 impl Property<'_> {
@@ -97,6 +103,7 @@ impl Property<'_> {
             }
             Self::MessageExpiry(seconds) => put(list, 5, &seconds.to_le_bytes()),
             Self::PayloadFormat(format) => put(list, 6, &[*format]),
+            Self::PacketId(id) => put(list, PACKET_ID, &id.to_le_bytes()),
         }
     }
 }
@@ -121,6 +128,18 @@ impl<'a> Properties<'a> {
         self.0
     }
 
+    /// The [`Property::PacketId`], if there is one.
+    pub fn packet_id(&self) -> Option<u16> {
+        let mut rest = self.0;
+        loop {
+            let tag = take_u8(&mut rest).ok()?;
+            let value = take_bytes(&mut rest).ok()?;
+            if tag == PACKET_ID {
+                return value.try_into().ok().map(u16::from_le_bytes);
+            }
+        }
+    }
+
     /// The properties in order. Ends early at one that is malformed.
     pub fn iter(&self) -> impl Iterator<Item = Property<'a>> + use<'a> {
         let mut rest = self.0;
@@ -139,6 +158,7 @@ impl<'a> Properties<'a> {
                     }
                     5 => Property::MessageExpiry(u32::from_le_bytes(value.try_into().ok()?)),
                     6 => Property::PayloadFormat(*value.first()?),
+                    PACKET_ID => Property::PacketId(u16::from_le_bytes(value.try_into().ok()?)),
                     _ => continue,
                 });
             }
@@ -193,6 +213,7 @@ pub struct BlockBuilder {
     bytes: Vec<u8>,
     count: u32,
     has_retained: bool,
+    has_packet_id: bool,
     /// Where the topic of the record before lies in `bytes`.
     last_topic: std::ops::Range<usize>,
 }
@@ -204,8 +225,13 @@ impl BlockBuilder {
     /// An empty block of events from `origin` (at most 65,535 bytes, as an MQTT string), received at
     /// `received`.
     pub fn new(origin: &str, received: Received) -> Self {
-        let mut builder =
-            Self { bytes: Vec::new(), count: 0, has_retained: false, last_topic: 0..0 };
+        let mut builder = Self {
+            bytes: Vec::new(),
+            count: 0,
+            has_retained: false,
+            has_packet_id: false,
+            last_topic: 0..0,
+        };
         builder.restart(origin, received);
         builder
     }
@@ -214,7 +240,7 @@ impl BlockBuilder {
     pub fn restart(&mut self, origin: &str, received: Received) {
         self.bytes.clear();
         self.count = 0;
-        self.has_retained = false;
+        (self.has_retained, self.has_packet_id) = (false, false);
         self.last_topic = 0..0;
         self.bytes.push(KIND_EVENTS);
         self.bytes.extend_from_slice(&[0; 8]);
@@ -247,6 +273,7 @@ impl BlockBuilder {
         }
         if !event.properties.is_empty() {
             head |= HAS_PROPERTIES;
+            self.has_packet_id |= event.properties.packet_id().is_some();
         }
         self.bytes.push(head);
         if !same_topic {
@@ -268,6 +295,11 @@ impl BlockBuilder {
     /// Whether one of them is to be retained.
     pub fn has_retained(&self) -> bool {
         self.has_retained
+    }
+
+    /// Whether one of them has a [`Property::PacketId`].
+    pub fn has_packet_id(&self) -> bool {
+        self.has_packet_id
     }
 
     /// Bytes so far, headers included.
@@ -533,6 +565,7 @@ mod tests {
         Property::User("traceparent", "00-1-2-01").write(&mut properties);
         Property::CorrelationData(&[0, 255]).write(&mut properties);
         Property::MessageExpiry(60).write(&mut properties);
+        Property::PacketId(0x1234).write(&mut properties);
         let mut builder = BlockBuilder::new("boiler-7", Received::Synced { unix_micros: 5 });
         let plain = Draft {
             topic: "plant/boiler-7/temperature",
@@ -585,8 +618,11 @@ mod tests {
                 Property::User("traceparent", "00-1-2-01"),
                 Property::CorrelationData(&[0, 255]),
                 Property::MessageExpiry(60),
+                Property::PacketId(0x1234),
             ]
         );
+        assert_eq!(events[0].properties.packet_id(), None);
+        assert_eq!(events[2].properties.packet_id(), Some(0x1234));
         assert_eq!(events[2].origin, "boiler-7");
         assert_eq!(
             (events[3].origin, events[3].received),

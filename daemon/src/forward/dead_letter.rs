@@ -81,7 +81,7 @@ impl DeadLetters {
             let queue = self.queue.lock().await.clone();
             match queue {
                 Some(queue) => tokio::select! {
-                    () = queue.room() => {}
+                    () = queue.room(letter.len()) => {}
                     () = sleep(PAUSE) => {}
                 },
                 None => sleep(PAUSE).await,
@@ -128,12 +128,20 @@ impl DeadLetters {
 
     async fn store(&self, letter: &mut BlockBuilder) -> Result<(), String> {
         let queue = self.open().await?;
-        match queue.append(letter) {
-            Append::Accepted(commit) => commit.await.map(drop).map_err(|error| error.to_string()),
-            Append::Full => {
-                Err(format!("full (dead-letter.max-size is {} bytes)", self.options.max_size))
-            }
-            Append::Unavailable => Err("the disk takes no writes".into()),
+        loop {
+            return match queue.append(letter) {
+                Append::Accepted(commit) => {
+                    commit.await.map(drop).map_err(|error| error.to_string())
+                }
+                Append::Full => {
+                    Err(format!("full (dead-letter.max-size is {} bytes)", self.options.max_size))
+                }
+                Append::Busy => {
+                    queue.room(letter.len()).await;
+                    continue;
+                }
+                Append::Unavailable => Err("the disk takes no writes".into()),
+            };
         }
     }
 

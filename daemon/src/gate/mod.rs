@@ -123,9 +123,10 @@ impl Gate {
         self.log.append(block)
     }
 
-    /// Resolves when it is worth trying [`Gate::submit`] again after it was refused.
-    pub async fn room(&self) {
-        self.log.room().await;
+    /// Resolves when it is worth trying [`Gate::submit`] again with a block of `bytes` that was
+    /// refused.
+    pub async fn room(&self, bytes: usize) {
+        self.log.room(bytes).await;
     }
 
     /// Checks one event from `origin`, which has these rights, and hands it to the log: for edge

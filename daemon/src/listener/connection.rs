@@ -432,6 +432,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             // Dropping the commit does not take the event back.
             Ok(Append::Accepted(_)) => return,
             Ok(Append::Full) => "the log has no room".to_owned(),
+            Ok(Append::Busy) => "the disk is slower than what comes in".to_owned(),
             Ok(Append::Unavailable) => "the disk takes no writes".to_owned(),
             Err(denied) => denied.to_string(),
         };

@@ -192,25 +192,25 @@ impl Inbound {
             self.metrics.received(qos, std::mem::take(count));
         }
         let (events, bytes) = (block.count() as usize, block.len());
-        let reason = match self.gate.submit(block) {
+        let refused = match self.gate.submit(block) {
             Append::Accepted(commit) => {
                 self.refusing = false;
                 self.reset_block();
                 return self.wait(Some(commit), events, bytes);
             }
-            Append::Full => Reason::QuotaExceeded,
-            Append::Unavailable => Reason::Unspecified,
+            // A slow disk is no full log: the client goes at the disk's pace.
+            Append::Busy => None,
+            Append::Full => Some(Reason::QuotaExceeded),
+            Append::Unavailable => Some(Reason::Unspecified),
         };
-        if self.version == Version::V5 && (self.refusing || reason == Reason::Unspecified) {
-            self.refuse(reason);
-            return;
-        }
+        let patience = match (self.version, refused) {
+            (Version::V4, _) | (_, None) => Duration::MAX,
+            (Version::V5, Some(Reason::QuotaExceeded)) if !self.refusing => FULL_DELAY,
+            (Version::V5, Some(reason)) => return self.refuse(reason),
+        };
         let gate = Arc::clone(&self.gate);
-        let patience = match self.version {
-            Version::V4 => Duration::MAX,
-            Version::V5 => FULL_DELAY,
-        };
-        self.room = Some(Box::pin(async move { timeout(patience, gate.room()).await.is_ok() }));
+        let room = async move { timeout(patience, gate.room(bytes)).await.is_ok() };
+        self.room = Some(Box::pin(room));
     }
 
     /// Tells an MQTT 5 client that the log did not take its events.

@@ -15,8 +15,10 @@ use tidegate_event::Lsn;
 pub(super) const HEADER_LEN: usize = 28;
 /// One of the events is to be retained.
 pub(super) const HAS_RETAINED: u32 = 1;
+/// There are control records among its blocks, or events with a packet id.
+pub(super) const HAS_CONTROL: u32 = 2;
 /// Bits 8 to 15 are reserved for the compression of the payload; 0 is none.
-const KNOWN_FLAGS: u32 = HAS_RETAINED;
+const KNOWN_FLAGS: u32 = HAS_RETAINED | HAS_CONTROL;
 
 const MAGIC: [u8; 4] = *b"TGF1";
 const CRC_AT: usize = 24;

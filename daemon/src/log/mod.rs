@@ -106,8 +106,9 @@ mod scan;
 mod queue;
 // one thread makes them durable,
 mod writer;
-// and readers follow.
+// and readers follow; one of them once, at the start.
 mod reader;
+mod restore;
 // What opening does,
 mod recovery;
 // what it sets aside,
@@ -144,10 +145,11 @@ pub use metrics::Metrics;
 pub use options::Options;
 pub use reader::{Chunk, Frame, Read, ReadError, Reader};
 pub use recovery::{OpenError, Recovery};
+pub use restore::Restore;
 pub use storage::{FileSystem, Storage};
 
 use quarantine::Quarantine;
-use queue::{Queue, Refusal};
+use queue::{Need, Queue, Refusal};
 use recovery::{Place, Recovered};
 use shared::Shared;
 use writer::Writer;
@@ -168,14 +170,18 @@ pub struct Log {
 pub enum Append {
     /// It waits for the next commit.
     Accepted(Commit),
-    /// There is no room, on disk (`max_size`) or among the blocks that wait for it (4 × `max_bytes`):
-    /// the block was not taken. [`Log::room`] says when to try again.
+    /// There is no room on disk (`max_size`): the block was not taken. [`Log::room`] says when to try
+    /// again.
     Full,
+    /// As many bytes wait for the disk as may (4 × `max_bytes`): the block was not taken.
+    /// [`Log::room`] says when to try again, which is after the next commit.
+    Busy,
     /// The disk does not take writes: the block was not taken. [`Log::room`] says when to try again.
     Unavailable,
 }
 
-/// Resolves when the block's fate is known: its LSNs once an fdatasync covers it.
+/// Resolves when the block's fate is known: its LSNs once an fdatasync covers it; an empty range for
+/// control records.
 #[derive(Debug)]
 pub struct Commit(oneshot::Receiver<queue::Answer>);
 
@@ -262,6 +268,8 @@ impl Log {
             committed: AtomicU64::new(committed),
             watch: watch::Sender::new(committed),
             released: AtomicU64::new(0),
+            released_control: AtomicU64::new(0),
+            control_lost: AtomicU64::new(report.control_lost),
             ledger,
             quarantine,
             stopped: watch::Sender::new(false),
@@ -273,22 +281,41 @@ impl Log {
     /// Hands a block to the writer. Never waits for the disk. A block of more than a quarter of
     /// `max_size` may never fit.
     pub fn append(&self, block: &mut BlockBuilder) -> Append {
-        let flags = if block.has_retained() { frame::HAS_RETAINED } else { 0 };
-        let (count, on_disk) = (block.count(), self.shared.bytes());
-        match self.shared.queue.append(block.finish(), count, flags, on_disk) {
+        let mut flags = if block.has_retained() { frame::HAS_RETAINED } else { 0 };
+        if block.has_packet_id() {
+            flags |= frame::HAS_CONTROL;
+        }
+        let count = block.count();
+        self.submit(block.finish(), count, flags)
+    }
+
+    /// Hands whole control blocks to the writer ([`tidegate_event::record::write_control`]), which
+    /// all go into one frame. Never waits for the disk. They may take a segment beyond `max_size`.
+    pub fn append_control(&self, blocks: &[u8]) -> Append {
+        self.submit(blocks, 0, frame::HAS_CONTROL)
+    }
+
+    fn submit(&self, blocks: &[u8], count: u32, flags: u32) -> Append {
+        match self.shared.queue.append(blocks, count, flags, self.shared.bytes()) {
             Ok(commit) => Append::Accepted(Commit(commit)),
             Err(Refusal::Full) => {
                 self.shared.roll_if_drained();
                 Append::Full
             }
+            Err(Refusal::Busy) => Append::Busy,
             Err(Refusal::Unavailable) => Append::Unavailable,
         }
     }
 
-    /// Resolves when it is worth trying [`Log::append`] again after it was refused; never, once the
-    /// log is closed.
-    pub async fn room(&self) {
-        self.shared.queue.room(|| self.shared.bytes()).await;
+    /// Resolves when it is worth trying [`Log::append`] again with a block of `bytes`
+    /// ([`BlockBuilder::len`]) that was refused; never, once the log is closed.
+    pub async fn room(&self, bytes: usize) {
+        self.shared.queue.room(Need::events(bytes), || self.shared.bytes()).await;
+    }
+
+    /// As [`Log::room`], for [`Log::append_control`] with this many bytes.
+    pub async fn control_room(&self, bytes: usize) {
+        self.shared.queue.room(Need::control(bytes), || self.shared.bytes()).await;
     }
 
     /// The newest durable LSN; 0 when there never was one.
@@ -312,8 +339,25 @@ impl Log {
         Reader::new(Arc::clone(&self.shared), from)
     }
 
-    /// Nobody needs events below `before` any more: segments that hold no others are removed. Waits
-    /// for the file system, a few milliseconds a segment.
+    /// A reader of all frames from the one that holds `from` on, and of control records behind the
+    /// last event too.
+    pub fn restore(self: &Arc<Self>, from: Lsn) -> Restore {
+        Restore::new(Arc::clone(&self.shared), from)
+    }
+
+    /// A place for [`Log::release_control`]: the control records below it are durable now.
+    pub fn control_mark(&self) -> u64 {
+        self.shared.table().0.last().map_or(0, |newest| newest.header.sequence)
+    }
+
+    /// Nobody needs control records below `mark` any more, a [`Log::control_mark`]; those behind the
+    /// last event that is released stay otherwise.
+    pub fn release_control(&self, mark: u64) {
+        self.shared.released_control.fetch_max(mark, Ordering::AcqRel);
+    }
+
+    /// Nobody needs events below `before` any more: segments that hold no others, and no control
+    /// records behind them, are removed. Waits for the file system, a few milliseconds a segment.
     pub fn release(&self, before: Lsn) {
         let before = before.min(self.committed() + 1);
         self.shared.released.fetch_max(before, Ordering::AcqRel);
@@ -324,8 +368,8 @@ impl Log {
 
     /// Bytes on disk that [`Log::release`] would free at once, or as soon as the writer has begun a
     /// new segment because appenders lack room.
-    pub fn releasable(&self, before: Lsn) -> u64 {
-        self.shared.releasable(before)
+    pub fn releasable(&self, before: Lsn, mark: u64) -> u64 {
+        self.shared.releasable(before, mark)
     }
 
     /// What it holds now.

@@ -56,8 +56,9 @@ impl Quarantine {
         Ok(to)
     }
 
-    /// Keeps a copy of the damaged bytes at `offset` of a segment file. The same place is kept once.
-    pub(super) fn keep(&self, segment: &Path, offset: u64, bytes: &[u8]) {
+    /// Keeps a copy of the damaged bytes at `offset` of a segment file. The same place is kept once:
+    /// answers whether it is new.
+    pub(super) fn keep(&self, segment: &Path, offset: u64, bytes: &[u8]) -> bool {
         let name = segment.file_name().unwrap_or_default().to_string_lossy();
         let path = self.dir.join(format!("{name}.at-{offset}"));
         match self.copy(&path, bytes) {
@@ -65,12 +66,13 @@ impl Quarantine {
                 segment = %segment.display(), offset, bytes = bytes.len(),
                 copy = %path.display(), "damaged bytes"
             ),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return false,
             Err(error) => warn!(
                 segment = %segment.display(), offset, bytes = bytes.len(), %error,
                 "damaged bytes, and no copy of them could be kept"
             ),
         }
+        true
     }
 
     fn copy(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -39,7 +39,7 @@ impl Batch {
         }
     }
 
-    /// Answers everybody who waits: the events begin at `first`.
+    /// Answers everybody who waits: the events begin at `first`. Control records get an empty range.
     pub(super) fn stored(&mut self, mut first: Lsn) {
         for (count, answer) in self.waiting.drain(..) {
             let end = first + u64::from(count);
@@ -75,7 +75,27 @@ pub(super) enum Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     Full,
+    Busy,
     Unavailable,
+}
+
+/// What a block needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Need {
+    bytes: u64,
+    control: bool,
+}
+
+impl Need {
+    /// A block of events of this many bytes.
+    pub(super) fn events(block: usize) -> Self {
+        Self { bytes: (frame::HEADER_LEN + block) as u64, control: false }
+    }
+
+    /// Control blocks of this many bytes.
+    pub(super) fn control(blocks: usize) -> Self {
+        Self { control: true, ..Self::events(blocks) }
+    }
 }
 
 /// The bounds, in bytes.
@@ -85,6 +105,19 @@ pub(super) struct Bounds {
     pub(super) segment_size: u64,
     pub(super) max_bytes: usize,
     pub(super) max_delay: Duration,
+}
+
+impl Bounds {
+    /// A larger block may never fit: it waits for no more room than this.
+    fn largest(&self) -> u64 {
+        self.max_size / 4
+    }
+
+    /// Bytes on disk beyond which a block is refused. Control records have a segment more, so that
+    /// a log full of events keeps no handshake waiting.
+    fn limit(&self, control: bool) -> u64 {
+        if control { self.max_size + self.segment_size } else { self.max_size }
+    }
 }
 
 #[derive(Debug)]
@@ -101,7 +134,8 @@ struct State {
     spare: Vec<Batch>,
     /// In `frames`, and in the one that is being written.
     bytes: usize,
-    /// What a refused appender needed; 0 when nobody was.
+    /// What the appender needed that was refused last for want of room on disk; 0 once as much was
+    /// taken, or room was made.
     wanted: u64,
     /// When to probe; `None` while the disk takes writes.
     retry: Option<Instant>,
@@ -129,12 +163,19 @@ impl State {
         self.frames.pop_front().map(Work::Commit).ok_or(None)
     }
 
-    /// Whether a block of `need` bytes fits, beside `on_disk`.
-    fn fits(&self, need: u64, on_disk: u64, bounds: &Bounds) -> bool {
+    /// Whether a block fits, beside `on_disk`.
+    fn fits(&self, need: Need, on_disk: u64, bounds: &Bounds) -> Result<(), Refusal> {
         let waiting = self.bytes as u64;
         let headers = segment::HEADER_LEN as u64 * (2 + waiting / bounds.segment_size);
-        self.bytes < WAITING * bounds.max_bytes
-            && on_disk + waiting + need + headers <= bounds.max_size
+        if self.closing || self.retry.is_some() {
+            Err(Refusal::Unavailable)
+        } else if on_disk + waiting + need.bytes + headers > bounds.limit(need.control) {
+            Err(Refusal::Full)
+        } else if self.bytes >= WAITING * bounds.max_bytes {
+            Err(Refusal::Busy)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -168,14 +209,16 @@ impl Queue {
         flags: u32,
         on_disk: u64,
     ) -> Result<oneshot::Receiver<Answer>, Refusal> {
-        let need = (frame::HEADER_LEN + block.len()) as u64;
+        let need = if count > 0 { Need::events(block.len()) } else { Need::control(block.len()) };
         let mut state = self.lock();
-        if state.closing || state.retry.is_some() {
-            return Err(Refusal::Unavailable);
+        if let Err(refusal) = state.fits(need, on_disk, &self.bounds) {
+            if refusal == Refusal::Full {
+                state.wanted = need.bytes;
+            }
+            return Err(refusal);
         }
-        if !state.fits(need, on_disk, &self.bounds) {
-            state.wanted = state.wanted.max(need.min(self.bounds.max_size / 4));
-            return Err(Refusal::Full);
+        if need.bytes >= state.wanted {
+            state.wanted = 0;
         }
         let idle = state.frames.is_empty();
         let joins = state.frames.back().is_some_and(|back| {
@@ -253,6 +296,12 @@ impl Queue {
         self.room.notify_waiters();
     }
 
+    /// The writer has begun a new segment, so that the one before it could go.
+    pub(super) fn rolled(&self) {
+        self.lock().wanted = 0;
+        self.released();
+    }
+
     /// Something was released: worth a probe now, if the disk was full.
     pub(super) fn released(&self) {
         let mut state = self.lock();
@@ -264,7 +313,7 @@ impl Queue {
         self.room.notify_waiters();
     }
 
-    /// Whether somebody was refused for want of room.
+    /// Whether somebody was refused for want of room on disk.
     pub(super) fn is_wanted(&self) -> bool {
         self.lock().wanted > 0
     }
@@ -288,20 +337,15 @@ impl Queue {
         state.frames.clear();
     }
 
-    /// Waits until the block that was refused last, or the largest of several, would fit. Never
-    /// resolves once the queue is closed.
-    pub(super) async fn room(&self, on_disk: impl Fn() -> u64) {
+    /// Waits until a block would fit. Never resolves once the queue is closed.
+    pub(super) async fn room(&self, need: Need, on_disk: impl Fn() -> u64) {
+        let need = Need { bytes: need.bytes.min(self.bounds.largest()), ..need };
         loop {
             let changed = self.room.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            {
-                let mut state = self.lock();
-                let open = !state.closing && state.retry.is_none();
-                if open && state.fits(state.wanted, on_disk(), &self.bounds) {
-                    state.wanted = 0;
-                    return;
-                }
+            if self.lock().fits(need, on_disk(), &self.bounds).is_ok() {
+                return;
             }
             changed.await;
         }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tidegate_event::record::{self, Malformed};
+use tidegate_event::record::{self, Block, Malformed};
 use tidegate_event::{EventId, EventRef, Lsn};
 use tracing::warn;
 
@@ -44,6 +44,13 @@ pub struct ReadError {
     pub source: io::Error,
 }
 
+impl ReadError {
+    pub(super) fn of(segment: &Segment) -> impl FnOnce(io::Error) -> Self {
+        let path = segment.path.clone();
+        move |source| Self { path, source }
+    }
+}
+
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, from: Lsn) -> Self {
         let committed = shared.committed();
@@ -80,16 +87,15 @@ impl Reader {
                 Step::Frames => {
                     let from = self.next;
                     self.next = self.next.max(scan.lsn);
-                    // On the way to a place inside the segment.
-                    chunk.frames.spans.retain(|(_, header)| header.end() > from);
+                    // On the way to a place inside the segment; and frames of control records only.
+                    chunk
+                        .frames
+                        .spans
+                        .retain(|(_, header)| header.count > 0 && header.end() > from);
                     if chunk.frames.spans.is_empty() {
                         continue;
                     }
-                    chunk.origin = Some(EventId {
-                        epoch: self.shared.epoch,
-                        lane: self.shared.lane,
-                        lsn: from,
-                    });
+                    chunk.begin(&self.shared, from);
                     return Ok(Read::Frames);
                 }
                 Step::End if scan.lsn >= segment.end() => self.at = None,
@@ -144,16 +150,13 @@ impl Reader {
         let skipped = scan
             .skip(segment.len(), end)
             .map_err(|source| ReadError { path: segment.path.clone(), source })?;
-        if !skipped.bytes.is_empty() {
-            self.shared.quarantine.keep(&segment.path, skipped.offset, &skipped.bytes);
-        }
+        self.shared.damaged(segment, &skipped);
         let from = self.next;
         self.next = self.next.max(scan.lsn);
         if !skipped.resumed {
             self.at = None;
         }
         let Some(lsns) = skipped.lsns else { return Ok(None) };
-        self.shared.lost(lsns.clone(), Reason::Damaged);
         Ok((*lsns.end() >= from).then(|| from.max(*lsns.start())..=*lsns.end()))
     }
 }
@@ -161,7 +164,7 @@ impl Reader {
 /// Frames in memory, in a buffer that is used again.
 #[derive(Debug, Default)]
 pub struct Chunk {
-    frames: Frames,
+    pub(super) frames: Frames,
     /// Which log, and the first LSN that was asked for.
     origin: Option<EventId>,
 }
@@ -171,10 +174,12 @@ pub struct Chunk {
 pub struct Frame<'a> {
     /// The id of the first event.
     pub first: EventId,
-    /// How many events.
+    /// How many events; 0 only from a [`super::Restore`].
     pub count: u32,
     /// Whether one of them is to be retained.
     pub has_retained: bool,
+    /// Whether there are control records, or events with a packet id.
+    pub has_control: bool,
     /// Its blocks (`tidegate_event::record`).
     pub payload: &'a [u8],
     /// The reader asked for events from this LSN on.
@@ -182,6 +187,11 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
+    /// Its blocks, in order. Ends after the first one that is malformed.
+    pub fn blocks(&self) -> impl Iterator<Item = Result<Block<'a>, Malformed>> + use<'a> {
+        record::blocks(self.payload)
+    }
+
     /// Its events from [`Frame::from`] on. Ends after the first one that is malformed.
     pub fn events(&self) -> impl Iterator<Item = Result<EventRef<'a>, Malformed>> + use<'a> {
         let from = self.from;
@@ -191,6 +201,11 @@ impl<'a> Frame<'a> {
 }
 
 impl Chunk {
+    /// The frames are of this log, and were asked for from this LSN on.
+    pub(super) fn begin(&mut self, shared: &Shared, from: Lsn) {
+        self.origin = Some(EventId { epoch: shared.epoch, lane: shared.lane, lsn: from });
+    }
+
     /// The frames in order.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
         self.origin.into_iter().flat_map(move |origin| {
@@ -198,6 +213,7 @@ impl Chunk {
                 first: EventId { lsn: header.first, ..origin },
                 count: header.count,
                 has_retained: header.flags & frame::HAS_RETAINED != 0,
+                has_control: header.flags & frame::HAS_CONTROL != 0,
                 payload: &self.frames.bytes[at + frame::HEADER_LEN..at + header.frame_len()],
                 from: origin.lsn,
             })

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::ledger::{Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
 use super::scan::{Frames, Scan, Step};
-use super::segment::{self, Decoded, Header, Segment, Table};
+use super::segment::{self, Before, Decoded, Header, Segment, Table};
 use super::storage::{File, Storage};
 use super::writer::Active;
 use super::{LEDGER, LOCK};
@@ -27,6 +27,8 @@ const LEAST_EVENT: u64 = 2;
 pub struct Recovery {
     /// LSNs that cannot be read: damaged and set aside, or missing; entered in the ledger.
     pub quarantined: Vec<RangeInclusive<Lsn>>,
+    /// Damaged places without events: control records are lost there.
+    pub control_lost: u64,
     /// Bytes of a torn tail that were cut.
     pub torn_bytes: u64,
     /// Files that were moved to `quarantine/`.
@@ -110,6 +112,14 @@ struct Found {
     end: Lsn,
 }
 
+impl Found {
+    /// What its header says of the segment `sequence`, if that was the one before it.
+    fn before(&self, sequence: u64) -> Option<Before> {
+        let before = self.header?.before?;
+        (sequence + u64::from(before.back) == self.sequence).then_some(before)
+    }
+}
+
 /// What a segment holds.
 #[derive(Debug)]
 struct Scanned {
@@ -119,6 +129,8 @@ struct Scanned {
     len: u64,
     /// Where it begins.
     last: u64,
+    /// Whether control records may lie behind its last event.
+    ends_in_control: bool,
 }
 
 impl Place<'_> {
@@ -143,7 +155,7 @@ impl Place<'_> {
             report,
         };
         for (index, file) in found.iter().enumerate() {
-            let following = found.get(index + 1).map(|next| next.sequence);
+            let following = found.get(index + 1);
             match file.header {
                 Some(header) => self.admit(file, header, following, &mut recovered)?,
                 None => self.give_up(file, &mut recovered),
@@ -214,21 +226,24 @@ impl Place<'_> {
     }
 
     /// Takes a segment into the table. Its content is read only if it is the newest one, or if one
-    /// is missing behind it: otherwise the next one's first LSN says what it holds.
+    /// is missing behind it: otherwise the next one's header says what it holds.
     fn admit(
         &self,
         file: &Found,
         header: Header,
-        following: Option<u64>,
+        following: Option<&Found>,
         recovered: &mut Recovered,
     ) -> Result<(), OpenError> {
         if file.first > recovered.next && !recovered.table.0.is_empty() {
             self.lost(recovered.next..=file.first - 1, Reason::Missing, recovered);
         }
         recovered.next = recovered.next.max(file.first);
-        let mut scanned = Scanned { end: file.end, len: file.len, last: file.len };
+        let mut scanned =
+            Scanned { end: file.end, len: file.len, last: file.len, ends_in_control: true };
         let mut resume = None;
-        if following != Some(file.sequence + 1) {
+        if let Some(before) = following.and_then(|next| next.before(file.sequence)) {
+            (scanned.len, scanned.ends_in_control) = (before.len, before.ends_in_control);
+        } else if following.is_none_or(|next| next.sequence != file.sequence + 1) {
             let opened =
                 self.storage.open(&file.path).map_err(OpenError::io("open", &file.path))?;
             scanned = self
@@ -246,7 +261,9 @@ impl Place<'_> {
         }
         recovered.next = recovered.next.max(scanned.end);
         let end = scanned.end.max(file.first);
-        let segment = Arc::new(Segment::new(header, file.path.clone(), end, scanned.len));
+        let segment = Segment::new(header, file.path.clone(), end, scanned.len)
+            .ending_in_control(scanned.ends_in_control);
+        let segment = Arc::new(segment);
         let resume = resume.filter(|_| recovered.next == end);
         recovered.active = resume.map(|file| Active { segment: Arc::clone(&segment), file });
         recovered.table.0.push(segment);
@@ -261,14 +278,17 @@ impl Place<'_> {
         opened: &Arc<dyn File>,
         recovered: &mut Recovered,
     ) -> io::Result<Scanned> {
-        let mut scan = Scan::new(Arc::clone(opened), &header);
+        let mut scan = Scan::whole(Arc::clone(opened), &header);
         let mut frames = Frames::default();
-        let mut scanned = Scanned { end: scan.lsn, len: scan.offset, last: scan.offset };
+        let (end, len) = (scan.lsn, scan.offset);
+        let mut scanned = Scanned { end, len, last: len, ends_in_control: false };
         loop {
             match scan.step(file.len, file.end, &mut frames, SCAN_READ)? {
                 Step::Frames => {
-                    let last = frames.spans.last().map_or(0, |(_, last)| last.frame_len());
-                    scanned.last = scan.offset - last as u64;
+                    if let Some((_, last)) = frames.spans.last() {
+                        scanned.last = scan.offset - last.frame_len() as u64;
+                        scanned.ends_in_control = last.count == 0;
+                    }
                     (scanned.end, scanned.len) = (scan.lsn, scan.offset);
                 }
                 Step::End => return Ok(scanned),
@@ -278,9 +298,10 @@ impl Place<'_> {
                         // A torn tail; or, if segments follow, one with a gap behind it.
                         return Ok(scanned);
                     }
-                    self.quarantine.keep(&file.path, skipped.offset, &skipped.bytes);
-                    if let Some(lsns) = skipped.lsns {
-                        self.lost(lsns, Reason::Damaged, recovered);
+                    let new = self.quarantine.keep(&file.path, skipped.offset, &skipped.bytes);
+                    match skipped.lsns {
+                        Some(lsns) => self.lost(lsns, Reason::Damaged, recovered),
+                        None => recovered.report.control_lost += u64::from(new),
                     }
                 }
             }

@@ -58,12 +58,20 @@ pub(super) struct Scan {
     pub(super) offset: u64,
     /// Its first LSN.
     pub(super) lsn: Lsn,
+    /// Whether frames behind the last event count: they hold control records.
+    whole: bool,
 }
 
 impl Scan {
-    /// Before the first frame.
+    /// Before the first frame; [`Step::End`] is behind the last event.
     pub(super) fn new(file: Arc<dyn File>, header: &segment::Header) -> Self {
-        Self { file, salt: header.salt, offset: segment::HEADER_LEN as u64, lsn: header.first }
+        let offset = segment::HEADER_LEN as u64;
+        Self { file, salt: header.salt, offset, lsn: header.first, whole: false }
+    }
+
+    /// Before the first frame; [`Step::End`] is behind the last frame.
+    pub(super) fn whole(file: Arc<dyn File>, header: &segment::Header) -> Self {
+        Self { whole: true, ..Self::new(file, header) }
     }
 
     /// Where it is in `segment`, and how far that goes.
@@ -89,7 +97,7 @@ impl Scan {
     ) -> io::Result<Step> {
         frames.spans.clear();
         let left = len.saturating_sub(self.offset);
-        if self.lsn >= end || left == 0 {
+        if self.is_behind(end) || left == 0 {
             return Ok(Step::End);
         }
         let mut want = (max_bytes as u64).max(MIN_READ).min(left) as usize;
@@ -124,11 +132,15 @@ impl Scan {
         }
     }
 
+    fn is_behind(&self, end: Lsn) -> bool {
+        self.lsn >= end && !self.whole
+    }
+
     /// Takes the frames from the first `read` bytes. Answers how many bytes the next one needs, if
     /// it was cut short.
     fn take(&mut self, read: usize, end: Lsn, frames: &mut Frames) -> Option<usize> {
         let mut at = 0;
-        while self.lsn < end {
+        while !self.is_behind(end) {
             match frame::parse(&frames.bytes[at..read], self.salt) {
                 Parsed::Frame(header) if header.first == self.lsn && header.end() <= end => {
                     frames.spans.push((at, header));

@@ -3,14 +3,15 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tidegate_event::{Epoch, Lane, Lsn};
 
 /// Bytes before the first frame: two copies of the header, one a sector.
 pub(super) const HEADER_LEN: usize = 2 * COPY_LEN;
-/// The format that this code writes, and the newest it reads.
-pub(super) const VERSION: u32 = 1;
+/// The format that this code writes, and the newest it reads. Version 1 had no control records, and
+/// no [`Before`].
+pub(super) const VERSION: u32 = 2;
 
 const COPY_LEN: usize = 512;
 const MAGIC: [u8; 8] = *b"tidegate";
@@ -26,6 +27,37 @@ pub(super) struct Header {
     pub(super) sequence: u64,
     pub(super) first: Lsn,
     pub(super) salt: u64,
+    /// `None` in the first one of a log, and in those of version 1.
+    pub(super) before: Option<Before>,
+}
+
+/// What a segment says about the one before it: where that one ended, to the byte. So what an
+/// abandoned one holds behind its last durable frame is never read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Before {
+    /// How many sequences back: more than one, where one could not be created.
+    pub(super) back: u32,
+    /// Its durable bytes.
+    pub(super) len: u64,
+    /// Whether there are control records behind its last event.
+    pub(super) ends_in_control: bool,
+}
+
+impl Before {
+    const ENDS_IN_CONTROL: u32 = 1 << 31;
+
+    fn encode(before: Option<Self>) -> (u64, u32) {
+        before.map_or((0, 0), |before| {
+            let flag = if before.ends_in_control { Self::ENDS_IN_CONTROL } else { 0 };
+            (before.len, before.back | flag)
+        })
+    }
+
+    fn decode(len: u64, back: u32) -> Option<Self> {
+        let ends_in_control = back & Self::ENDS_IN_CONTROL != 0;
+        let back = back & !Self::ENDS_IN_CONTROL;
+        (back > 0).then_some(Self { back, len, ends_in_control })
+    }
 }
 
 /// What the front of a segment file holds.
@@ -48,6 +80,9 @@ impl Header {
         copy[24..32].copy_from_slice(&self.sequence.to_le_bytes());
         copy[32..40].copy_from_slice(&self.first.to_le_bytes());
         copy[40..48].copy_from_slice(&self.salt.to_le_bytes());
+        let (len, back) = Before::encode(self.before);
+        copy[48..56].copy_from_slice(&len.to_le_bytes());
+        copy[56..60].copy_from_slice(&back.to_le_bytes());
         let crc = crc32c::crc32c(&copy[..CRC_AT]);
         copy[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
         let mut both = [0; HEADER_LEN];
@@ -73,12 +108,13 @@ impl Header {
             return Decoded::Damaged;
         }
         match (u32_at(8), u8::try_from(u32_at(12))) {
-            (VERSION, Ok(lane)) => Decoded::Header(Self {
+            (1..=VERSION, Ok(lane)) => Decoded::Header(Self {
                 lane: Lane(lane),
                 epoch: Epoch(u64_at(16)),
                 sequence: u64_at(24),
                 first: u64_at(32),
                 salt: u64_at(40),
+                before: Before::decode(u64_at(48), u32_at(56)),
             }),
             (version, _) if version > VERSION => Decoded::Newer(version),
             _ => Decoded::Damaged,
@@ -109,11 +145,28 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     end: AtomicU64,
     len: AtomicU64,
+    ends_in_control: AtomicBool,
 }
 
 impl Segment {
     pub(super) fn new(header: Header, path: PathBuf, end: Lsn, len: u64) -> Self {
-        Self { header, path, end: AtomicU64::new(end), len: AtomicU64::new(len) }
+        Self {
+            header,
+            path,
+            end: AtomicU64::new(end),
+            len: AtomicU64::new(len),
+            ends_in_control: AtomicBool::new(false),
+        }
+    }
+
+    /// An empty one.
+    pub(super) fn begin(header: Header, path: PathBuf) -> Self {
+        Self::new(header, path, header.first, HEADER_LEN as u64)
+    }
+
+    /// One that may hold control records behind its last event.
+    pub(super) fn ending_in_control(self, ends_in_control: bool) -> Self {
+        Self { ends_in_control: AtomicBool::new(ends_in_control), ..self }
     }
 
     /// The LSN behind its last durable event. What the file holds from there on was never
@@ -127,10 +180,34 @@ impl Segment {
         self.len.load(Ordering::Acquire)
     }
 
-    /// A frame became durable. The length goes first: whoever sees the end sees the bytes.
-    pub(super) fn advance(&self, end: Lsn, len: u64) {
+    /// Whether there may be control records behind its last event.
+    pub(super) fn ends_in_control(&self) -> bool {
+        self.ends_in_control.load(Ordering::Acquire)
+    }
+
+    /// Whether it holds no event.
+    pub(super) fn has_no_events(&self) -> bool {
+        self.end() <= self.header.first
+    }
+
+    /// A frame of `count` events became durable. The length goes first: whoever sees the end sees the
+    /// bytes.
+    pub(super) fn advance(&self, count: u32, len: u64) {
         self.len.store(len, Ordering::Release);
-        self.end.store(end, Ordering::Release);
+        self.ends_in_control.store(count == 0, Ordering::Release);
+        self.end.fetch_add(u64::from(count), Ordering::AcqRel);
+    }
+
+    /// Whether it can go, once nobody needs events below `before`, nor control records in segments
+    /// of a sequence below `control`. Control records behind its last event lie before the event
+    /// `end()`: who has that one has them.
+    pub(super) fn is_released(&self, before: Lsn, control: u64) -> bool {
+        let end = self.end();
+        if self.ends_in_control() && self.header.sequence >= control {
+            end < before
+        } else {
+            end <= before || self.has_no_events()
+        }
     }
 }
 
@@ -151,7 +228,7 @@ pub(super) enum Place {
 impl Table {
     pub(super) fn locate(&self, lsn: Lsn) -> Place {
         let index = self.0.partition_point(|segment| segment.end() <= lsn);
-        match self.0[index..].iter().find(|segment| segment.end() > segment.header.first) {
+        match self.0[index..].iter().find(|segment| !segment.has_no_events()) {
             Some(segment) if segment.header.first > lsn => {
                 Place::Gone(lsn..=segment.header.first - 1)
             }
@@ -162,18 +239,15 @@ impl Table {
 
     /// The oldest LSN in it.
     pub(super) fn oldest(&self) -> Option<Lsn> {
-        let filled = self.0.iter().find(|segment| segment.end() > segment.header.first);
+        let filled = self.0.iter().find(|segment| !segment.has_no_events());
         filled.map(|segment| segment.header.first)
     }
 
-    /// The oldest segment that holds nothing from `before` on. Never the newest one: LSNs and epoch
-    /// go on from it.
-    pub(super) fn released(&self, before: Lsn) -> Option<Arc<Segment>> {
+    /// The oldest segment that can go ([`Segment::is_released`]). Never the newest one: LSNs and
+    /// epoch go on from it.
+    pub(super) fn released(&self, before: Lsn, control: u64) -> Option<Arc<Segment>> {
         let (_, older) = self.0.split_last()?;
-        let mut released = older
-            .iter()
-            .filter(|segment| segment.end() <= before || segment.end() <= segment.header.first);
-        released.next().cloned()
+        older.iter().find(|segment| segment.is_released(before, control)).cloned()
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -196,8 +270,14 @@ impl Table {
 mod tests {
     use super::*;
 
-    const HEADER: Header =
-        Header { epoch: Epoch(0xe), lane: Lane(3), sequence: 0x1f, first: 77, salt: 0x5a17 };
+    const HEADER: Header = Header {
+        epoch: Epoch(0xe),
+        lane: Lane(3),
+        sequence: 0x1f,
+        first: 77,
+        salt: 0x5a17,
+        before: Some(Before { back: 2, len: 1 << 40, ends_in_control: true }),
+    };
 
     #[test]
     fn a_header_survives_the_loss_of_either_copy() {

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::ledger::{Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
 use super::queue::Queue;
+use super::scan::Skipped;
 use super::segment::{self, Segment, Table};
 use super::storage::Storage;
 
@@ -27,8 +28,12 @@ pub(super) struct Shared {
     /// The newest durable LSN.
     pub(super) committed: AtomicU64,
     pub(super) watch: watch::Sender<Lsn>,
-    /// Nobody needs events below it.
+    /// Nobody needs events below it,
     pub(super) released: AtomicU64,
+    /// nor control records in segments of a sequence below this one.
+    pub(super) released_control: AtomicU64,
+    /// Damaged places without events: control records are lost there.
+    pub(super) control_lost: AtomicU64,
     pub(super) ledger: Ledger,
     pub(super) quarantine: Quarantine,
     /// Whether the writer has ended.
@@ -57,13 +62,39 @@ impl Shared {
         self.ledger.record(Loss::now(self.lane, lsns, reason));
     }
 
+    /// A reader passed over damage: keeps a copy of it, and enters what is lost.
+    pub(super) fn damaged(&self, segment: &Segment, skipped: &Skipped) {
+        // Of a file that was cut short there are no bytes to keep.
+        let new = skipped.bytes.is_empty()
+            || self.quarantine.keep(&segment.path, skipped.offset, &skipped.bytes);
+        match &skipped.lsns {
+            Some(lsns) => self.lost(lsns.clone(), Reason::Damaged),
+            None if new => self.control_lost(segment, skipped.offset),
+            None => {}
+        }
+    }
+
+    /// Control records are lost at `offset` of a segment.
+    fn control_lost(&self, segment: &Segment, offset: u64) {
+        warn!(
+            path = %segment.path.display(), offset,
+            "control records are lost: what they said of a session is not known any more"
+        );
+        self.control_lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Up to where everything is released: an LSN, and a sequence.
+    fn released(&self) -> (Lsn, u64) {
+        (self.released.load(Ordering::Acquire), self.released_control.load(Ordering::Acquire))
+    }
+
     /// Unlinks the segments that nobody needs, the oldest first. The directory is synced behind each:
     /// otherwise a crash could bring back an older one without a newer one, and recovery would take
     /// the hole for a loss.
     pub(super) fn remove_released(&self) {
-        let before = self.released.load(Ordering::Acquire);
+        let (before, control) = self.released();
         loop {
-            let Some(segment) = self.table().released(before) else { return };
+            let Some(segment) = self.table().released(before, control) else { return };
             match self.storage.unlink(&segment.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     warn!(path = %segment.path.display(), %error, "released, but cannot be removed");
@@ -83,15 +114,14 @@ impl Shared {
 
     /// Bytes of the segments that hold nothing from `before` on; of the newest one only while
     /// appenders lack room.
-    pub(super) fn releasable(&self, before: Lsn) -> u64 {
+    pub(super) fn releasable(&self, before: Lsn, control: u64) -> u64 {
         let wanted = self.queue.is_wanted();
         let table = self.table();
         let newest = table.0.last().map(|segment| segment.header.sequence);
         let goes = |segment: &&Arc<Segment>| {
             let older = Some(segment.header.sequence) != newest;
-            let empty = segment.end() <= segment.header.first;
-            (older && (empty || segment.end() <= before))
-                || (!older && !empty && wanted && segment.end() <= before)
+            let empty = segment.len() <= segment::HEADER_LEN as u64;
+            segment.is_released(before, control) && (older || (wanted && !empty))
         };
         table.0.iter().filter(goes).map(|segment| segment.len()).sum()
     }

@@ -103,6 +103,7 @@ async fn a_full_log_refuses_until_a_segment_is_released_and_drains_to_empty() {
             match log.append(&mut block([&[7; 9000][..]])) {
                 Append::Accepted(commit) => drop(commit.await.unwrap()),
                 Append::Full => return,
+                Append::Busy => unreachable!("one at a time"),
                 Append::Unavailable => panic!("the disk is fine"),
             }
         }
@@ -110,7 +111,7 @@ async fn a_full_log_refuses_until_a_segment_is_released_and_drains_to_empty() {
     fill().await;
     let full = log.usage();
     assert!(full.bytes <= 256 << 10 && full.bytes > 200 << 10, "{full:?}");
-    let room = log.room();
+    let room = log.room(9050);
     tokio::pin!(room);
     assert!(futures_now(room.as_mut()).is_pending());
     log.release(full.first);
@@ -122,7 +123,7 @@ async fn a_full_log_refuses_until_a_segment_is_released_and_drains_to_empty() {
     // And all of them; again and again.
     for _ in 0..10 {
         log.release(log.committed() + 1);
-        log.room().await;
+        log.room(9050).await;
         append(&log, b"fits").await;
         fill().await;
     }
@@ -145,8 +146,9 @@ async fn a_block_as_large_as_the_newest_segment_gets_room_when_all_is_released()
                 Append::Accepted(commit) => break commit,
                 Append::Full => {
                     log.release(log.committed() + 1);
-                    log.room().await;
+                    log.room(2 * large.len()).await;
                 }
+                Append::Busy => unreachable!("one at a time"),
                 Append::Unavailable => panic!("the disk is fine"),
             }
         };
@@ -160,11 +162,15 @@ async fn appenders_that_outrun_the_disk_are_refused_until_the_next_commit() {
     let (log, mut writer, _) =
         Log::open_unstarted(Arc::new(FileSystem), options(dir.path())).unwrap();
     let mut waiting = Vec::new();
-    while let Append::Accepted(commit) = log.append(&mut block([&[7; 5000][..]])) {
-        waiting.push(commit);
-    }
+    let refused = loop {
+        match log.append(&mut block([&[7; 5000][..]])) {
+            Append::Accepted(commit) => waiting.push(commit),
+            refused => break refused,
+        }
+    };
+    assert!(matches!(refused, Append::Busy), "{refused:?}");
     assert!((13..=14).contains(&waiting.len()), "4 x 16 KiB, not {} blocks", waiting.len());
-    let room = log.room();
+    let room = log.room(5050);
     tokio::pin!(room);
     assert!(futures_now(room.as_mut()).is_pending());
     assert!(writer.step(std::time::Instant::now()));

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::frame;
 use super::queue::{Batch, Work};
-use super::segment::{self, Header, Segment};
+use super::segment::{self, Before, Header, Segment};
 use super::shared::Shared;
 use super::storage::File;
 
@@ -84,7 +84,7 @@ impl Writer {
             }
             Work::Roll => {
                 self.begin_segment();
-                self.shared.queue.released();
+                self.shared.queue.rolled();
             }
             Work::Probe => {
                 if self.begin_segment() {
@@ -138,10 +138,13 @@ impl Writer {
     fn publish(&mut self, batch: &mut Batch) {
         let Some(active) = &self.active else { return };
         let (shared, bytes) = (&self.shared, batch.bytes.len() as u64);
-        active.segment.advance(self.next, active.segment.len() + bytes);
+        active.segment.advance(batch.count, active.segment.len() + bytes);
         shared.bytes.fetch_add(bytes, Ordering::AcqRel);
-        shared.committed.store(self.next - 1, Ordering::Release);
-        shared.watch.send_replace(self.next - 1);
+        // Control records alone are no news to those who wait for events.
+        if batch.count > 0 {
+            shared.committed.store(self.next - 1, Ordering::Release);
+            shared.watch.send_replace(self.next - 1);
+        }
         batch.stored(self.next - u64::from(batch.count));
         self.delay = FIRST_RETRY;
     }
@@ -174,14 +177,14 @@ impl Writer {
             sequence: self.sequence,
             first: self.next,
             salt: fastrand::u64(..),
+            before: self.before(),
         };
         let path = self.shared.dir.join(header.file_name());
         match self.create(&header, &path) {
             Ok(file) => {
-                let len = segment::HEADER_LEN as u64;
-                let segment = Arc::new(Segment::new(header, path, self.next, len));
+                let segment = Arc::new(Segment::begin(header, path));
+                self.shared.bytes.fetch_add(segment.len(), Ordering::AcqRel);
                 self.shared.table_mut().0.push(Arc::clone(&segment));
-                self.shared.bytes.fetch_add(len, Ordering::AcqRel);
                 self.active = Some(Active { segment, file });
                 self.shared.remove_released();
                 true
@@ -200,6 +203,17 @@ impl Writer {
                 false
             }
         }
+    }
+
+    /// What the next segment says about the newest one.
+    fn before(&self) -> Option<Before> {
+        let table = self.shared.table();
+        let newest = table.0.last()?;
+        Some(Before {
+            back: u32::try_from(self.sequence - newest.header.sequence).ok()?,
+            len: newest.len(),
+            ends_in_control: newest.ends_in_control(),
+        })
     }
 
     fn create(&self, header: &Header, path: &std::path::Path) -> io::Result<Arc<dyn File>> {

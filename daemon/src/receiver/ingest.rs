@@ -51,8 +51,8 @@ pub(super) enum Outcome {
 enum Admission {
     /// The new events wait for the disk.
     Waiting(Waiting),
-    /// The store has no room.
-    Full,
+    /// The store has no room for a block of this many bytes.
+    Full(usize),
     /// The disk fails.
     Failing,
 }
@@ -106,10 +106,10 @@ impl Receiver {
             match self.enter(&events) {
                 Admission::Waiting(waiting) => return self.finish(&events, waiting).await,
                 Admission::Failing => return Outcome::Unavailable("the disk does not take writes"),
-                Admission::Full => {
+                Admission::Full(bytes) => {
                     drop(gate);
                     self.crowded.notify_one();
-                    if tokio::time::timeout(ROOM_WITHIN, self.log.room()).await.is_err() {
+                    if tokio::time::timeout(ROOM_WITHIN, self.log.room(bytes)).await.is_err() {
                         return Outcome::Unavailable("the store has no room");
                     }
                 }
@@ -142,9 +142,10 @@ impl Receiver {
         let commit = if block.is_empty() {
             None
         } else {
+            let bytes = block.len();
             let refused = match self.log.append(&mut block) {
                 Append::Accepted(commit) => Ok(commit),
-                Append::Full => Err(Admission::Full),
+                Append::Full | Append::Busy => Err(Admission::Full(bytes)),
                 Append::Unavailable => Err(Admission::Failing),
             };
             match refused {

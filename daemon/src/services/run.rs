@@ -286,6 +286,7 @@ impl<'a> Run<'a> {
         loop {
             let mut block = BlockBuilder::new(name, services.gate.now());
             admitted.iter().for_each(|draft| block.push(draft));
+            let bytes = block.len();
             if let Append::Accepted(commit) = services.gate.submit(&mut block)
                 && commit.await.is_ok()
             {
@@ -295,7 +296,7 @@ impl<'a> Run<'a> {
             tokio::select! {
                 // Said again after the next start: the state is not saved.
                 () = services.supervisor.drain().cancelled() => return Err(End::Drained),
-                () = services.gate.room() => {}
+                () = services.gate.room(bytes) => {}
                 Ok(()) = requests.changed() => asked = true,
                 () = sleep_until(deadline), if asked => {
                     error!(

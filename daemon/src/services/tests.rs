@@ -185,7 +185,7 @@ async fn checkpoint_and_log_bring_back_what_the_database_had_after_the_log_was_f
             let last = match site.submit("noise", &[b'x'; 1000]) {
                 Append::Accepted(commit) => *commit.await.unwrap().end(),
                 _ => {
-                    log.room().await;
+                    log.room(1024).await;
                     continue;
                 }
             };
@@ -213,7 +213,7 @@ async fn full(dir: &Path) -> (Site, Lsn) {
         loop {
             if let Append::Accepted(commit) = site.submit("noise", &vec![b'x'; size]) {
                 last = *commit.await.unwrap().end();
-            } else if timeout(Duration::from_secs(1), site.services.log.room()).await.is_err() {
+            } else if timeout(Duration::from_secs(1), site.services.log.room(size)).await.is_err() {
                 break;
             }
         }

@@ -167,7 +167,7 @@ impl Retention {
             models: self.state.applied().saturating_add(1).min(newest),
             retained: marks.protected(Instant::now(), usage.last),
             since_release,
-            releasable: |before| self.log.releasable(before),
+            releasable: |before| self.log.releasable(before, 0),
         }
     }
 

@@ -151,6 +151,8 @@ impl PublishWriter {
                     out.push(id::CORRELATION_DATA);
                     write_data(data, out);
                 }
+                // The gateway's own.
+                Property::PacketId(_) => {}
                 Property::User(name, value) => {
                     out.push(id::USER);
                     write_data(name.as_bytes(), out);

@@ -199,7 +199,7 @@ fn a_newer_version_is_refused_and_left_untouched() {
     assert_eq!(
         refused.to_string(),
         "/log/00000000000000000021-00000002.seg: written by a newer version of tidegate (log format \
-         9, this one reads up to 1); install that version again"
+         9, this one reads up to 2); install that version again"
     );
     assert_eq!((sim.content(path), quarantined(&sim)), (content, vec![]));
     assert!(sim.open(&Path::new(DIR).join("notes.txt")).is_ok());
@@ -251,7 +251,7 @@ fn a_disk_that_fails_for_good_is_never_acknowledged_and_is_tried_again() {
     sim.fail_syncs(u32::MAX);
     assert_eq!(add(&log, &mut writer), Err(Some(NotStored)));
     assert_eq!(add(&log, &mut writer), Err(None), "unavailable");
-    let room = log.room();
+    let room = log.room(3050);
     tokio::pin!(room);
     let later = Instant::now() + Duration::from_secs(11);
     assert!(writer.step(later));

@@ -138,7 +138,7 @@ async fn what_the_disk_did_not_take_is_refused_and_is_no_duplicate_later() {
         if answer.status == 200 {
             break answer.taken();
         }
-        running.receiver.log.room().await;
+        running.receiver.log.room(0).await;
     };
     assert_eq!(taken, (2, 1));
     assert_eq!((running.count("events").await, running.count("gaps").await), (3, 0));
