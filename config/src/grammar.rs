@@ -96,6 +96,23 @@ pub(crate) fn check_url(url: &str) -> Result<(), Unfit> {
     Ok(())
 }
 
+/// A web origin as a browser writes it (RFC 6454, section 6.1), or `*`.
+pub(crate) fn check_origin(origin: &str) -> Result<(), Unfit> {
+    const MAX: usize = 300;
+    let plain = |text: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && !"/?#@\"\\".contains(c))
+    };
+    let written = origin
+        .split_once("://")
+        .is_some_and(|(scheme, host)| plain(scheme) && plain(host) && !scheme.contains(':'));
+    let lower = !origin.chars().any(|c| c.is_ascii_uppercase());
+    if matches!(origin, "*" | "null") || written && lower && origin.len() <= MAX {
+        return Ok(());
+    }
+    Err(Unfit::because(format!("holds {origin:?}"))
+        .so("expected origins such as \"https://scada.example.com\" in small letters, without a path, or \"*\""))
+}
+
 /// The name of a request header that is not one the sink sets itself (RFC 9110 section 5.1).
 pub(crate) fn check_header_name(name: &str) -> Result<(), Unfit> {
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);

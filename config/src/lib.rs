@@ -25,7 +25,7 @@ pub use admin::{Admin, LogFormat, LogLevel, LogOutput};
 pub use alert::Alert;
 pub use gateway::{EventType, Gateway};
 pub use limits::Limits;
-pub use listener::Listener;
+pub use listener::{ClientCertificates, ClientName, Listener, Mqtt, Tls, TlsVersion, Transport};
 pub use log::{Commit, Log, WhenFull};
 pub use problem::{Position, Problem, Problems, Unfit};
 pub use reader::MAX_LEN;

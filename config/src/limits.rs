@@ -8,13 +8,19 @@ use crate::value::{ByteSize, Span};
 pub struct Limits {
     /// Connections at once; one more is closed at once. 1 to 1,000,000; default 4096.
     pub max_connections: usize,
+    /// Connections at once from one address (IPv6: from one /64 network); one more is closed at once.
+    /// 1 to 1,000,000; default 1024.
+    pub max_connections_per_address: usize,
+    /// Connections at once that have not sent a complete CONNECT (TLS and WebSocket handshakes
+    /// included); one more is closed at once. 1 to 1,000,000; default 1024.
+    pub max_connecting: usize,
     /// Bytes of one MQTT packet; a larger one ends the connection (MQTT 5: 0x95). 1 KiB to 16 MiB, and
     /// no more than a commit holds; default 256 KiB.
     pub max_packet_size: ByteSize,
     /// Publishes of one client that are not yet acknowledged; the connection is not read while it
     /// has more (MQTT 5: receive maximum). 1 to 65535; default 1024.
     pub max_inflight: u16,
-    /// From accept to a complete CONNECT; then the connection is closed. 100 ms to 5 min; default
+    /// From accept to a complete CONNECT, TLS and WebSocket handshakes included; then the connection is closed. 100 ms to 5 min; default
     /// 10 s.
     pub connect_timeout: Span,
     /// Subscriptions of one client; one more is refused (0x97, 3.1.1: 0x80). 1 to 100,000; default
@@ -37,6 +43,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 4096,
+            max_connections_per_address: 1024,
+            max_connecting: 1024,
             max_packet_size: ByteSize::kib(256),
             max_inflight: 1024,
             connect_timeout: Span::seconds(10),
@@ -56,6 +64,16 @@ impl Limits {
             max_connections: section.bounded(
                 "max-connections",
                 default.max_connections,
+                1..=1_000_000,
+            ),
+            max_connections_per_address: section.bounded(
+                "max-connections-per-address",
+                default.max_connections_per_address,
+                1..=1_000_000,
+            ),
+            max_connecting: section.bounded(
+                "max-connecting",
+                default.max_connecting,
                 1..=1_000_000,
             ),
             max_packet_size: section.bounded(

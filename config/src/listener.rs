@@ -1,27 +1,35 @@
 //! `[[listener]]`: where events come in.
 
-use std::net::SocketAddr;
+mod mqtt;
+mod tls;
+
+use std::net::{IpAddr, SocketAddr};
 
 use crate::problem::Unfit;
 use crate::reader::Section;
 
+pub use mqtt::{Mqtt, Transport};
+pub use tls::{ClientCertificates, ClientName, Tls, TlsVersion};
+
 /// `[[listener]]`
 #[derive(Debug, Clone, PartialEq)]
 pub enum Listener {
-    /// `type = "mqtt"`: MQTT 3.1.1 and 5 over TCP.
-    Mqtt {
-        /// Address and port, e.g. `"127.0.0.1:1883"`; port 0 takes a free one.
-        bind: SocketAddr,
-        /// Lets clients in without a login on an address other than loopback. Default false.
-        allow_anonymous: bool,
-    },
+    /// `type = "mqtt"`: MQTT 3.1.1 and 5.
+    Mqtt(Mqtt),
 }
 
 impl Listener {
     /// Where it listens.
     pub fn bind(&self) -> SocketAddr {
         match self {
-            Self::Mqtt { bind, .. } => *bind,
+            Self::Mqtt(mqtt) => mqtt.bind,
+        }
+    }
+
+    /// `tls.*`, where it speaks TLS.
+    pub fn tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Mqtt(mqtt) => mqtt.tls.as_ref(),
         }
     }
 
@@ -35,30 +43,23 @@ impl Listener {
             section.pass_unknown_keys();
             return None;
         }
-        let bind: Option<SocketAddr> = section.require("bind", "\"127.0.0.1:1883\"");
-        let allow_anonymous = section.or("allow-anonymous", false);
-        let bind = bind?;
-        if !bind.ip().is_loopback() && !allow_anonymous {
-            section.refuse(
-                "bind",
-                Unfit::because("can be reached from other machines, and clients have no login yet")
-                    .so("expected a loopback address, or allow-anonymous = true to let everybody in"),
-            );
-        }
-        if let Some((other, whose)) = taken.iter().find(|(other, _)| collide(*other, bind)) {
+        let mqtt = Mqtt::read(section)?;
+        if let Some((other, whose)) = taken.iter().find(|(other, _)| collide(*other, mqtt.bind)) {
             section.refuse("bind", Unfit::because(format!("is taken by {whose} on {other}")));
         }
-        taken.push((bind, "the listener"));
-        Some(Self::Mqtt { bind, allow_anonymous })
+        taken.push((mqtt.bind, "the listener"));
+        Some(Self::Mqtt(mqtt))
     }
 }
 
 /// Whether two sockets cannot both be bound. Port 0 takes a free one each time.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    let same_family = one.is_ipv4() == other.is_ipv4();
-    let same_ip = one.ip() == other.ip()
-        || same_family && (one.ip().is_unspecified() || other.ip().is_unspecified());
-    one.port() == other.port() && one.port() != 0 && same_ip
+    // `[::]` takes IPv4 in, too.
+    let covers = |all: IpAddr, other: IpAddr| {
+        all.is_unspecified() && (all.is_ipv6() || all.is_ipv4() == other.is_ipv4())
+    };
+    let (a, b) = (one.ip(), other.ip());
+    one.port() == other.port() && one.port() != 0 && (a == b || covers(a, b) || covers(b, a))
 }
 
 #[cfg(test)]
@@ -72,6 +73,8 @@ mod tests {
         assert!(collide("127.0.0.1:1883", "127.0.0.1:1883"));
         assert!(collide("0.0.0.0:1883", "127.0.0.1:1883"));
         assert!(collide("[::1]:1883", "[::]:1883"));
+        assert!(collide("[::]:1883", "0.0.0.0:1883"));
+        assert!(collide("127.0.0.1:1883", "[::]:1883"));
         assert!(!collide("127.0.0.1:1883", "127.0.0.2:1883"));
         assert!(!collide("127.0.0.1:1883", "127.0.0.1:1884"));
         assert!(!collide("127.0.0.1:0", "127.0.0.1:0"));

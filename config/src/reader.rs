@@ -197,6 +197,11 @@ impl<'d> Section<'d> {
         value.is_none_or(|value| value.as_array().is_some_and(|array| array.is_empty()))
     }
 
+    /// Whether the document has this table.
+    pub(crate) fn exists(&self) -> bool {
+        self.table.is_some()
+    }
+
     /// Whether the document has `key`.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))

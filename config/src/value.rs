@@ -175,6 +175,14 @@ impl FromValue for PathBuf {
     }
 }
 
+impl FromValue for Vec<String> {
+    fn from_value(value: &DeValue<'_>) -> Result<Self, Unfit> {
+        const EXPECTED: &str = "a list of texts in quotes";
+        let list = value.as_array().ok_or_else(|| Unfit::expected(EXPECTED))?;
+        list.iter().map(|entry| text(entry.get_ref(), EXPECTED).map(str::to_owned)).collect()
+    }
+}
+
 impl FromValue for bool {
     fn from_value(value: &DeValue<'_>) -> Result<Self, Unfit> {
         value.as_bool().ok_or_else(|| Unfit::expected("true or false"))

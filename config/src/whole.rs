@@ -124,8 +124,9 @@ impl Config {
     /// What may be meant and may be a mistake, each in one line.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        for Listener::Mqtt { bind, allow_anonymous } in &self.listeners {
-            if *allow_anonymous && !bind.ip().is_loopback() {
+        for Listener::Mqtt(mqtt) in &self.listeners {
+            let bind = mqtt.bind;
+            if mqtt.allow_anonymous && !mqtt.admits_only_known() && !bind.ip().is_loopback() {
                 warnings.push(format!("the listener on {bind} lets everybody in who can reach it"));
             }
         }

@@ -117,10 +117,11 @@ impl Gateway {
     pub async fn start(config: &Config) -> Result<Self, Failure> {
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
-        for ListenerConfig::Mqtt { bind, allow_anonymous } in &config.listeners {
-            let anonymous = *allow_anonymous || bind.ip().is_loopback();
-            let listener = Listener::bind(*bind, anonymous)
-                .map_err(|error| Failure::bind("listener mqtt", *bind, &error))?;
+        for ListenerConfig::Mqtt(mqtt) in &config.listeners {
+            let bind = mqtt.bind;
+            let anonymous = mqtt.allow_anonymous || bind.ip().is_loopback();
+            let listener = Listener::bind(bind, anonymous)
+                .map_err(|error| Failure::bind("listener mqtt", bind, &error))?;
             addresses.push(("mqtt", local(listener.local_addr())?));
             listeners.push(listener);
         }

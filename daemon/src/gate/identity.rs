@@ -17,13 +17,12 @@ pub struct Peer {
     pub anonymous: bool,
 }
 
-/// The names in a client certificate that was verified.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// What a client certificate says that was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// The subject's common name.
-    pub common_name: Option<String>,
-    /// The subject alternative names: DNS names, addresses of mail, URIs; in the certificate's order.
-    pub alternative_names: Vec<String>,
+    /// The client's name: that part of the certificate which the listener's `tls.client-name` says. No
+    /// control characters; 1 to 256 bytes.
+    pub name: String,
 }
 
 /// What a client says to be let in.
