@@ -105,6 +105,8 @@ pub(super) struct DeviceView<'a> {
     gateway: Option<&'a str>,
     events: u64,
     out_of_order: u64,
+    /// The topic of `value` and `samples`.
+    subject: Option<&'a str>,
     value: Option<f64>,
     samples: Vec<f64>,
     last: Option<&'a Shown>,
@@ -118,6 +120,7 @@ impl<'a> DeviceView<'a> {
             gateway: device.gateway.as_deref(),
             events: device.events,
             out_of_order: device.out_of_order,
+            subject: device.subject.as_deref(),
             value: device.value,
             samples: device.samples.iter().copied().collect(),
             last: device.last.as_ref(),

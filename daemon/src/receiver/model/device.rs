@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use tidegate_event::Lsn;
 
-use super::{Shown, Stored};
+use super::{Shown, Stored, shown};
 use crate::receiver::event::{Data, Event};
 use crate::receiver::percent;
 
@@ -17,6 +17,8 @@ const SAMPLES: usize = 40;
 const SAMPLE_EVERY: i64 = 250_000;
 /// Bytes of data in which a number is looked for.
 const MAX_PARSED: usize = 4096;
+/// Microseconds without a number from the topic of the curve after which another may have it.
+const TOPIC_SILENT: i64 = 60_000_000;
 /// Lanes of a gateway in which a device's order is followed.
 const MAX_ORDERS: usize = 4;
 
@@ -30,7 +32,10 @@ pub(in crate::receiver) struct Device {
     pub(in crate::receiver) events: u64,
     pub(in crate::receiver) out_of_order: u64,
     pub(in crate::receiver) last: Option<Shown>,
-    /// The number in the last event that had one.
+    /// The topic of `value` and `samples`: numbers of several would make no curve. One that
+    /// brought a number, until it falls silent.
+    pub(in crate::receiver) subject: Option<Box<str>>,
+    /// The number in the last event of that topic that had one.
     pub(in crate::receiver) value: Option<f64>,
     /// The numbers before, sampled.
     pub(in crate::receiver) samples: VecDeque<f64>,
@@ -44,6 +49,9 @@ pub(in crate::receiver) struct Device {
     /// Its last event among those that are being applied.
     #[serde(skip)]
     last_index: Option<usize>,
+    /// The last one that may belong to the curve.
+    #[serde(skip)]
+    number_index: Option<usize>,
 }
 
 impl Device {
@@ -57,6 +65,7 @@ impl Device {
             events: 0,
             out_of_order: 0,
             last: None,
+            subject: None,
             value: None,
             samples: VecDeque::new(),
             sampled: i64::MIN,
@@ -64,16 +73,20 @@ impl Device {
             revision: 0,
             highest: Vec::new(),
             last_index: None,
+            number_index: None,
         }
     }
 
     /// Counts the event at `index`; true if it is this device's first of those being applied.
-    pub(super) fn count_event(&mut self, lsn: Lsn, index: usize) -> bool {
+    pub(super) fn count_event(&mut self, Stored { lsn, event }: &Stored<'_>, index: usize) -> bool {
         self.events += 1;
+        if self.subject.as_deref().is_none_or(|subject| event.subject.as_deref() == Some(subject)) {
+            self.number_index = Some(index);
+        }
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
-        self.recent.push_back(lsn);
+        self.recent.push_back(*lsn);
         self.last_index.replace(index).is_none()
     }
 
@@ -98,21 +111,32 @@ impl Device {
         }
     }
 
-    /// Takes over its last event of `events`.
+    /// Takes over its last event of `events`, and the last number of its curve's topic.
     pub(super) fn show_last(&mut self, events: &[Stored<'_>], unix_micros: i64) {
-        let Some(stored) = self.last_index.take().and_then(|index| events.get(index)) else {
+        let stored = |index: Option<usize>| index.and_then(|index| events.get(index));
+        let numbered = stored(self.number_index.take());
+        if let Some(last) = stored(self.last_index.take()) {
+            self.last = Some(Shown::new(last));
+        }
+        let since = unix_micros.saturating_sub(self.sampled);
+        let Some((number, subject)) = numbered.and_then(|stored| {
+            Some((number(&stored.event.data)?, stored.event.subject.as_deref()))
+        }) else {
+            if self.subject.is_some() && since >= TOPIC_SILENT {
+                (self.subject, self.samples) = (None, VecDeque::new());
+            }
             return;
         };
-        self.last = Some(Shown::new(stored));
-        if let Some(number) = number(&stored.event.data) {
-            self.value = Some(number);
-            if unix_micros >= self.sampled.saturating_add(SAMPLE_EVERY) {
-                self.sampled = unix_micros;
-                if self.samples.len() == SAMPLES {
-                    self.samples.pop_front();
-                }
-                self.samples.push_back(number);
+        if self.subject.as_deref() != subject {
+            self.subject = subject.map(|text| shown(text).into());
+        }
+        self.value = Some(number);
+        if since >= SAMPLE_EVERY {
+            self.sampled = unix_micros;
+            if self.samples.len() == SAMPLES {
+                self.samples.pop_front();
             }
+            self.samples.push_back(number);
         }
     }
 }

@@ -92,7 +92,8 @@ impl Model {
 
     /// Takes `events` in, which were received at `unix_micros`.
     pub(super) fn apply(&mut self, events: &[Stored<'_>], unix_micros: i64) {
-        for (index, Stored { lsn, event }) in events.iter().enumerate() {
+        for (index, stored) in events.iter().enumerate() {
+            let event = stored.event;
             self.totals.events += 1;
             self.totals.bytes += event.raw.len() as u64;
             if event.kind.starts_with(alert::TYPE_PREFIX) {
@@ -105,7 +106,7 @@ impl Model {
                 continue;
             };
             let device = &mut self.devices[at];
-            if device.count_event(*lsn, index) {
+            if device.count_event(stored, index) {
                 self.touched.push(at);
             }
             if device.is_out_of_order(event) {

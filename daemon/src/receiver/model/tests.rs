@@ -61,6 +61,28 @@ fn samples_have_a_distance_and_a_bound() {
 }
 
 #[test]
+fn a_curve_is_of_one_topic_until_that_falls_silent() {
+    let mut model = Model::default();
+    let event =
+        |topic: &str, value: u32| json("a", &format!(",\"subject\":\"{topic}\",\"data\":{value}"));
+    apply(&mut model, &[(1, event("temperature", 70))], 0);
+    for second in 1..4 {
+        let events = [(1, event("temperature", 70)), (2, event("pressure", 5))];
+        apply(&mut model, &events, second * 1_000_000);
+    }
+    let device = &model.devices[0];
+    assert_eq!((device.subject.as_deref(), device.value), (Some("temperature"), Some(70.0)));
+    assert_eq!(device.samples, [70.0; 4]);
+    assert_eq!(device.last.as_ref().unwrap().subject.as_deref(), Some("pressure"));
+    for second in [63, 64] {
+        apply(&mut model, &[(3, event("pressure", 6))], second * 1_000_000);
+    }
+    let device = &model.devices[0];
+    assert_eq!((device.subject.as_deref(), device.value), (Some("pressure"), Some(6.0)));
+    assert_eq!(device.samples, [6.0]);
+}
+
+#[test]
 fn devices_and_texts_are_bounded() {
     let mut model = Model::default();
     for device in 0..MAX_DEVICES + 3 {
