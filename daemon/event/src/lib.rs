@@ -4,6 +4,7 @@
 
 pub mod cloudevents;
 pub mod id;
+pub mod percent;
 pub mod record;
 pub mod time;
 pub mod topic;

@@ -6,15 +6,15 @@ use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tidegate_event::Lsn;
+use tidegate_event::cloudevents::parse::parse_one;
+use tidegate_event::{Lsn, percent};
 
-use super::event::parse_one;
 use super::http::{Refusal, json};
 use super::model::alert::Alert;
 use super::model::device::Device;
 use super::model::{Shown, Totals};
 use super::store::{self, Record};
-use super::{Receiver, State, percent, stream};
+use super::{Receiver, State, stream};
 use crate::log::Usage;
 
 /// The paths that are answered here, and the stream.

@@ -6,8 +6,7 @@ use axum::http::header::CONTENT_TYPE;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::IgnoredAny;
-
-use super::percent;
+use tidegate_event::percent;
 
 const PREFIX: &str = "ce-";
 

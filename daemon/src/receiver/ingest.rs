@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use tidegate_event::Lsn;
+use tidegate_event::cloudevents::parse::{CloudEvent, parse_batch, parse_one};
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::event::{Event, parse_batch, parse_one};
 use super::model::Stored;
 use super::seen::{Entered, Mark};
 use super::{MAX_EVENTS, Receiver, State, store};
 use crate::clock::unix_micros;
 use crate::log::{Append, Commit};
 
-pub(super) use super::event::ParseError;
+pub(super) use tidegate_event::cloudevents::parse::ParseError;
 
 /// How long a request waits for room in the store before it is sent away.
 const ROOM_WITHIN: Duration = Duration::from_secs(5);
@@ -99,7 +99,7 @@ impl Receiver {
         }
     }
 
-    async fn store(&self, events: Vec<Event<'_>>) -> Outcome {
+    async fn store(&self, events: Vec<CloudEvent<'_>>) -> Outcome {
         loop {
             // A snapshot is taken between requests: what it holds is on disk.
             let gate = self.gate.read().await;
@@ -118,7 +118,7 @@ impl Receiver {
     }
 
     /// Enters the events and hands the new ones to the store's writer.
-    fn enter(&self, events: &[Event<'_>]) -> Admission {
+    fn enter(&self, events: &[CloudEvent<'_>]) -> Admission {
         let mut block = store::block(self.clock.now());
         let mut new = Vec::with_capacity(events.len());
         let mut marks = Vec::with_capacity(events.len());
@@ -163,7 +163,7 @@ impl Receiver {
         Admission::Waiting(Waiting { new, marks, commit, duplicates, turn })
     }
 
-    async fn finish(&self, events: &[Event<'_>], waiting: Waiting) -> Outcome {
+    async fn finish(&self, events: &[CloudEvent<'_>], waiting: Waiting) -> Outcome {
         let Waiting { new, marks, commit, duplicates, turn } = waiting;
         let stored = match commit {
             None => Ok(0),
@@ -201,7 +201,7 @@ impl Receiver {
 
 fn apply(
     state: &mut State,
-    events: &[Event<'_>],
+    events: &[CloudEvent<'_>],
     new: &[(usize, u32)],
     first: Lsn,
     duplicates: u64,

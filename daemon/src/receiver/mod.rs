@@ -63,14 +63,12 @@
 mod api;
 mod binary;
 mod body;
-mod event;
 mod http;
 mod ingest;
 mod intervals;
 mod keeper;
 mod model;
 mod page;
-mod percent;
 mod seen;
 mod snapshot;
 mod stall;

@@ -11,9 +11,9 @@ use std::ops::RangeInclusive;
 
 use ring::digest;
 use serde::{Deserialize, Serialize};
+use tidegate_event::cloudevents::parse::CloudEvent;
 use tidegate_event::{Epoch, EventId, Lane, Lsn};
 
-use super::event::Event;
 use super::intervals::IntervalSet;
 
 /// Hashes in one half of the window: what a table of 2^19 slots holds before it grows, 9 MB.
@@ -80,7 +80,7 @@ pub(super) struct LogView {
 
 impl Seen {
     /// Enters `event`, unless it is there.
-    pub(super) fn enter(&mut self, event: &Event<'_>) -> Entered {
+    pub(super) fn enter(&mut self, event: &CloudEvent<'_>) -> Entered {
         let mut mark = Mark { hash: None, place: None };
         let place = event.place();
         let mut in_window = place.is_none() || event.log_id.is_some();
@@ -132,7 +132,7 @@ impl Seen {
         }
     }
 
-    fn enter_place(&mut self, id: EventId, event: &Event<'_>) -> Place {
+    fn enter_place(&mut self, id: EventId, event: &CloudEvent<'_>) -> Place {
         let Some(log) = self.find_log(id, event) else {
             self.overflowed = true;
             return Place::NoRoom;
@@ -156,7 +156,7 @@ impl Seen {
     }
 
     /// The log that `id` belongs to, followed from now on if it is new and there is room.
-    fn find_log(&mut self, id: EventId, event: &Event<'_>) -> Option<usize> {
+    fn find_log(&mut self, id: EventId, event: &CloudEvent<'_>) -> Option<usize> {
         // With a publisher's own source and id, only epoch and lane say which log it was.
         let gateway = event.gateway().filter(|_| event.log_id.is_none());
         let fits = |log: &Log| gateway.is_none() || log.gateway.as_deref() == gateway;
@@ -305,7 +305,7 @@ impl Window {
 
 /// The first half of SHA-256 over source and id: nobody can make two events that collide, and the
 /// snapshot of one version can be read by the next.
-fn hash(event: &Event<'_>) -> u128 {
+fn hash(event: &CloudEvent<'_>) -> u128 {
     let mut context = digest::Context::new(&digest::SHA256);
     let (source, id): (&Cow<'_, str>, _) = (&event.source, &event.id);
     context.update(&(source.len() as u64).to_le_bytes());

@@ -3,12 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
+use tidegate_event::cloudevents::parse::{CloudEvent, parse_one};
 use tidegate_event::record::Properties;
 use tidegate_event::{BlockBuilder, Draft, EventRef, Lsn, Qos, Received};
 use tracing::warn;
 
 use super::OpenError;
-use super::event::{Event, parse_one};
 use super::model::{Model, Stored};
 use super::seen::{Entered, Seen};
 use super::snapshot::{Found, Snapshot};
@@ -30,12 +30,12 @@ pub(super) fn block(received: Received) -> BlockBuilder {
 }
 
 /// Adds `event` to a block.
-pub(super) fn push_event(block: &mut BlockBuilder, event: &Event<'_>) {
+pub(super) fn push_event(block: &mut BlockBuilder, event: &CloudEvent<'_>) {
     push(block, EVENT, event.raw.as_bytes());
 }
 
 /// Adds a note that `event`, which says its place in its gateway's log, was a duplicate.
-pub(super) fn push_duplicate(block: &mut BlockBuilder, event: &Event<'_>) {
+pub(super) fn push_duplicate(block: &mut BlockBuilder, event: &CloudEvent<'_>) {
     let id = event.log_id.as_deref().unwrap_or(&event.id);
     push(block, DUPLICATE, id.as_bytes());
 }

@@ -17,7 +17,7 @@
 
 use serde::Serialize;
 use tidegate_config::alert::{Comparison, Condition};
-use tidegate_event::cloudevents::encode_segment;
+use tidegate_event::percent::encode_segment;
 use tidegate_event::{Lsn, Property, Qos, time};
 
 use crate::Emitted;

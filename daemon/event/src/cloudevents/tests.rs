@@ -1,6 +1,10 @@
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
+
 use super::*;
 use crate::id::{Epoch, EventId, Lane};
-use crate::record::{Properties, Qos};
+use crate::record::{Properties, Property, Qos};
 
 fn event<'a>(topic: &'a str, payload: &'a [u8], properties: &'a [u8]) -> EventRef<'a> {
     EventRef {
@@ -162,9 +166,147 @@ fn binary_mode_gives_the_same_attributes() {
     let encoder = encoder();
     let attributes = encoder.attributes(&event);
     let object = json(&event);
-    for (name, value) in &attributes.named {
-        assert_eq!(object[name.as_ref()], value.as_ref(), "{name}");
+    for attribute in &attributes.named {
+        assert_eq!(object[attribute.name.as_ref()], attribute.value.as_ref(), "{attribute:?}");
     }
     assert_eq!(attributes.content_type, "application/json");
-    assert_eq!(attributes.data, b"7");
+    assert_eq!(&*attributes.data, b"7");
+}
+
+#[test]
+fn a_structured_event_keeps_its_data_byte_for_byte() {
+    let list = properties(&[
+        Property::ContentType("application/cloudevents+json"),
+        Property::User("traceparent", "00-aa-bb-01"),
+    ]);
+    let data =
+        r#"{"n": 123456789012345678901234567890, "f": 1.10, "e":"\u00fc", "a":{"b":[1 ,2]}}"#;
+    let payload = format!(
+        r#"{{"specversion":"1.0","id":"own-2","source":"s","type":"t","flag":true,"n":-7,"none":null,"data":{data}}}"#
+    );
+    let event = event("a", payload.as_bytes(), &list);
+    let mut out = Vec::new();
+    encoder().write_json(&event, &mut out);
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.contains(&format!(r#""data":{data}"#)), "{text}");
+    assert!(text.contains(r#""flag":true,"n":-7"#), "{text}");
+    let object: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(object["traceparent"], "00-aa-bb-01", "what MQTT carried beside it travels along");
+    assert_eq!((object.get("none"), object.get("datacontenttype")), (None, None));
+    assert_eq!(object["time"], "1970-01-01T00:00:00.000001Z", "where it has none itself");
+
+    let encoder = encoder();
+    let attributes = encoder.attributes(&event);
+    assert_eq!(
+        (&*attributes.data, &*attributes.content_type),
+        (data.as_bytes(), "application/json")
+    );
+    let flag = attributes.named.iter().find(|attribute| attribute.name == "flag").unwrap();
+    assert_eq!(flag.value, "true");
+}
+
+#[test]
+fn a_structured_event_goes_on_in_binary_mode_with_its_data_as_it_is() {
+    let list = properties(&[Property::ContentType("application/cloudevents+json")]);
+    let encoder = encoder();
+    for (members, content_type, data) in [
+        (r#""datacontenttype":"text/plain","data":"a\n\"b""#, "text/plain", &b"a\n\"b"[..]),
+        (r#""datacontenttype":"image/png","data_base64":"AP8=""#, "image/png", &[0, 255]),
+        (r#""data":"text""#, "application/json", b"\"text\""),
+        (r#""data":null"#, "application/json", b"null"),
+        (r#""data_base64":"""#, "application/octet-stream", b""),
+    ] {
+        let payload =
+            format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t",{members}}}"#);
+        let attributes = encoder.attributes(&event("a", payload.as_bytes(), &list));
+        assert_eq!((&*attributes.data, &*attributes.content_type), (data, content_type));
+    }
+}
+
+#[test]
+fn an_event_of_another_gateway_keeps_what_that_one_said() {
+    let list = properties(&[
+        Property::User("specversion", "1.0"),
+        Property::User("id", "first-0-1"),
+        Property::User("source", "/gateway/first/device/d"),
+        Property::User("type", "t"),
+        Property::User("subject", "plant/a"),
+        Property::User("time", "2026-01-01T00:00:00Z"),
+        Property::User("timequality", "since-boot"),
+        Property::User("logid", "first-0-1"),
+    ]);
+    let object = json(&event("site/plant/a", b"1", &list));
+    assert_eq!(
+        (&object["subject"], &object["mqtttopic"]),
+        (&"plant/a".into(), &"site/plant/a".into())
+    );
+    assert_eq!(
+        (&object["time"], &object["timequality"]),
+        (&"2026-01-01T00:00:00Z".into(), &"since-boot".into())
+    );
+    assert_eq!(object["logid"], "000000000000000e-0-12");
+    assert_eq!(object["mqttuserproperties"], r#"[["logid","first-0-1"]]"#);
+}
+
+#[test]
+fn what_claims_to_be_a_cloudevent_and_is_not_is_an_ordinary_event() {
+    let structured = properties(&[Property::ContentType("application/cloudevents+json")]);
+    for payload in [
+        r#"{"specversion":"1.0","id":"1","source":"s","type":"t","list":[1]}"#,
+        r#"{"specversion":"1.0","id":"1","id":"2","source":"s","type":"t"}"#,
+        r#"{"specversion":"1.0","id":"1","source":"s","type":"t","time":"now"}"#,
+        "{",
+    ] {
+        let object = json(&event("a", payload.as_bytes(), &structured));
+        assert_eq!(object["id"], "000000000000000e-0-12", "{payload}");
+    }
+    let binary = properties(&[
+        Property::User("specversion", "1.0"),
+        Property::User("id", "1"),
+        Property::User("source", ""),
+        Property::User("type", "t"),
+    ]);
+    let object = json(&event("a", b"1", &binary));
+    assert_eq!(object["source"], "/gateway/edge-01/device/boiler%207");
+    assert!(parse::parse_one(&serde_json::to_vec(&object).unwrap()).is_ok());
+}
+
+#[test]
+fn a_flood_of_properties_costs_its_length_and_names_few_attributes() {
+    let names: Vec<String> = (0..30_000).map(|n| format!("n{n}")).collect();
+    let mut list = Vec::new();
+    names.iter().for_each(|name| Property::User(name, "v").write(&mut list));
+    let began = std::time::Instant::now();
+    let object = json(&event("a", b"1", &list));
+    // Quadratic, it takes minutes.
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    let named = object.as_object().unwrap().keys().filter(|name| name.starts_with('n')).count();
+    assert_eq!(named, MAX_EXTENSIONS);
+    let others: Vec<(String, String)> =
+        serde_json::from_str(object["mqttuserproperties"].as_str().unwrap()).unwrap();
+    assert_eq!(others.len(), 30_000 - MAX_EXTENSIONS);
+}
+
+proptest::proptest! {
+    /// Whatever a publisher says, the bus gets a CloudEvent.
+    #[test]
+    fn whatever_the_properties_are_the_result_is_a_cloudevent(
+        user in proptest::collection::vec(("[a-zA-Z0-9 ü]{0,8}|id|source|type|time|subject|data|logid|specversion|mqttuserproperties", "1\\.0|.{0,6}"), 0..12),
+        content_type in proptest::option::of("application/(cloudevents\\+)?json|text/plain|.{0,4}"),
+        payload in proptest::collection::vec(proptest::num::u8::ANY, 0..20),
+        retain: bool,
+    ) {
+        let mut list = Vec::new();
+        user.iter().for_each(|(name, value)| Property::User(name, value).write(&mut list));
+        content_type.iter().for_each(|text| Property::ContentType(text).write(&mut list));
+        let event = EventRef { retain, ..event("a/b", &payload, &list) };
+        let mut out = Vec::new();
+        encoder().write_json(&event, &mut out);
+        let parsed = parse::parse_one(&out);
+        proptest::prop_assert!(parsed.is_ok(), "{:?} {}", parsed, String::from_utf8_lossy(&out));
+        let encoder = encoder();
+        let attributes = encoder.attributes(&event);
+        let names: std::collections::HashSet<_> = attributes.named.iter().map(|a| &a.name).collect();
+        proptest::prop_assert_eq!(names.len(), attributes.named.len());
+    }
 }

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
+use tidegate_event::cloudevents::parse::{CloudEvent, Data};
 
 use super::shown;
-use crate::receiver::event::{Data, Event};
 
 /// What the type of every event about an alert begins with.
 pub(super) const TYPE_PREFIX: &str = "tidegate.alert.";
@@ -60,7 +60,7 @@ struct AlertData {
 
 impl Alerts {
     /// Takes in an event whose type begins with [`TYPE_PREFIX`].
-    pub(super) fn apply(&mut self, event: &Event<'_>) {
+    pub(super) fn apply(&mut self, event: &CloudEvent<'_>) {
         let state = match event.kind.strip_prefix(TYPE_PREFIX) {
             Some("raised") => State::Raised,
             Some("cleared") => State::Cleared,

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 use tidegate_event::Lsn;
+use tidegate_event::cloudevents::parse::{CloudEvent, Data};
+use tidegate_event::percent;
 
 use super::{Shown, Stored, shown};
-use crate::receiver::event::{Data, Event};
-use crate::receiver::percent;
 
 /// The last events of a device that can be asked for.
 pub(in crate::receiver) const RECENT: usize = 20;
@@ -91,7 +91,7 @@ impl Device {
     }
 
     /// Whether an event of this device with a higher LSN was there before.
-    pub(super) fn is_out_of_order(&mut self, event: &Event<'_>) -> bool {
+    pub(super) fn is_out_of_order(&mut self, event: &CloudEvent<'_>) -> bool {
         let Some(id) = event.place() else { return false };
         let same =
             |(epoch, lane, _): &&mut (u64, u8, Lsn)| (*epoch, *lane) == (id.epoch.0, id.lane.0);

@@ -11,8 +11,8 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use tidegate_event::Lsn;
+use tidegate_event::cloudevents::parse::{CloudEvent, Data};
 
-use super::event::{Data, Event};
 use alert::Alerts;
 use device::Device;
 pub(super) use rate::Rate;
@@ -31,7 +31,7 @@ pub(super) const MAX_SHOWN: usize = 512;
 pub(super) struct Stored<'a> {
     /// Its place in the store.
     pub(super) lsn: Lsn,
-    pub(super) event: &'a Event<'a>,
+    pub(super) event: &'a CloudEvent<'a>,
 }
 
 /// An event as it is shown.
@@ -129,7 +129,7 @@ impl Model {
         }
     }
 
-    fn device(&mut self, event: &Event<'_>) -> Option<usize> {
+    fn device(&mut self, event: &CloudEvent<'_>) -> Option<usize> {
         if let Some(at) = self.by_source.get(event.source.as_ref()) {
             return Some(*at);
         }
@@ -167,7 +167,7 @@ impl Shown {
         let data = match &event.data {
             Data::None => None,
             Data::Json(text) => Some(*text),
-            Data::Binary(text) => Some(text.as_ref()),
+            Data::Base64(text) => Some(text.as_ref()),
         };
         Self {
             lsn: stored.lsn,

@@ -1,7 +1,8 @@
+use tidegate_event::cloudevents::parse::parse_one;
+
 use super::alert::{MAX_ALERTS, State};
 use super::device::RECENT;
 use super::*;
-use crate::receiver::event::parse_one;
 
 fn json(device: &str, more: &str) -> String {
     format!(

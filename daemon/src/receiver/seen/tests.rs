@@ -1,5 +1,6 @@
+use tidegate_event::cloudevents::parse::parse_one;
+
 use super::*;
-use crate::receiver::event::parse_one;
 
 fn json(source: &str, id: &str, log_id: Option<&str>) -> String {
     let log_id = log_id.map(|id| format!(",\"logid\":\"{id}\"")).unwrap_or_default();

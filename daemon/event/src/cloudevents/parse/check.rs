@@ -1,12 +1,12 @@
 //! What names and values of attributes may look like.
 
 /// [3.1]: lower-case letters and digits. (That names should not be longer than 20 is advice.)
-pub(super) fn is_attribute_name(name: &str) -> bool {
+pub(in crate::cloudevents) fn is_attribute_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
 /// `2026-11-21T08:30:00.25Z`, `…+01:00` (RFC 3339 section 5.6, a leap second included).
-pub(super) fn is_rfc3339(text: &str) -> bool {
+pub(in crate::cloudevents) fn is_rfc3339(text: &str) -> bool {
     fn number(text: &[u8]) -> Option<u32> {
         text.iter().try_fold(0, |number, digit| {
             digit.is_ascii_digit().then(|| number * 10 + u32::from(digit - b'0'))

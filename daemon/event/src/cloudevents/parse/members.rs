@@ -5,10 +5,10 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use tidegate_event::cloudevents::LOG_ID;
 
 use super::check::{is_attribute_name, is_base64, is_rfc3339};
-use super::{Data, Event, Problem};
+use super::{CloudEvent, Data, Problem};
+use crate::cloudevents::LOG_ID;
 
 /// The members of the JSON object while it is read.
 #[derive(Default)]
@@ -75,7 +75,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    pub(super) fn into_event(mut self, raw: &'a str) -> Result<Event<'a>, Problem> {
+    pub(super) fn into_event(mut self, raw: &'a str) -> Result<CloudEvent<'a>, Problem> {
         match self.specversion.as_deref() {
             Some("1.0") => {}
             Some(_) => self.problem("specversion", "must be \"1.0\" [3.3.1]"),
@@ -109,17 +109,19 @@ impl<'a> Members<'a> {
             self.problem(name, reason);
         }
         match (self.problem, self.id, self.source, self.kind) {
-            (None, Some(id), Some(source), Some(kind)) => Ok(Event {
+            (None, Some(id), Some(source), Some(kind)) => Ok(CloudEvent {
                 raw,
                 id,
                 source,
                 kind,
                 subject: self.subject,
                 time: self.time,
+                content_type: self.datacontenttype,
+                schema: self.dataschema,
                 log_id: self.log_id,
                 data: match (self.data, self.data_base64) {
                     (Some(json), _) => Data::Json(json),
-                    (None, Some(base64)) => Data::Binary(base64),
+                    (None, Some(base64)) => Data::Base64(base64),
                     (None, None) => Data::None,
                 },
             }),
@@ -232,5 +234,46 @@ impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
             }
         }
         deserializer.deserialize_any(Any)
+    }
+}
+
+/// The members of the JSON object `raw`, null left out. It was read before: there is nothing wrong
+/// with it.
+pub(super) fn pairs(raw: &str) -> Vec<(Cow<'_, str>, &str)> {
+    serde_json::from_str(raw).map(|Pairs(pairs)| pairs).unwrap_or_default()
+}
+
+/// An attribute's JSON value as text [3.2].
+pub(super) fn text(json: &str) -> Cow<'_, str> {
+    if json.starts_with('"') {
+        return serde_json::from_str(json).map(|Text(text)| text).unwrap_or_default();
+    }
+    json.into()
+}
+
+#[derive(Default)]
+struct Pairs<'a>(Vec<(Cow<'a, str>, &'a str)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Pairs<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &RawValue>()? {
+                    if value.get() != "null" {
+                        pairs.push((name, value.get()));
+                    }
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Object)
     }
 }

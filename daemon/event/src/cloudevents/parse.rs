@@ -1,45 +1,56 @@
-//! A CloudEvent as it arrives: parsed and checked in one pass, borrowed from the request's body
+//! A CloudEvent as it arrives in JSON: parsed and checked in one pass, borrowed from the body
 //! (CloudEvents 1.0.2 with its JSON event format, clauses in brackets).
 
-mod check;
+pub(super) mod check;
 mod members;
 
 use std::borrow::Cow;
 use std::fmt;
 
-use tidegate_event::EventId;
+use crate::id::EventId;
 
 use members::Members;
 
 /// A valid CloudEvent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Event<'a> {
+pub struct CloudEvent<'a> {
     /// The whole JSON object as it arrived.
-    pub(super) raw: &'a str,
-    pub(super) id: Cow<'a, str>,
-    pub(super) source: Cow<'a, str>,
-    pub(super) kind: Cow<'a, str>,
-    pub(super) subject: Option<Cow<'a, str>>,
-    pub(super) time: Option<Cow<'a, str>>,
-    /// The extension attribute [`LOG_ID`](tidegate_event::cloudevents::LOG_ID).
-    pub(super) log_id: Option<Cow<'a, str>>,
-    pub(super) data: Data<'a>,
+    pub raw: &'a str,
+    /// Not empty.
+    pub id: Cow<'a, str>,
+    /// Not empty.
+    pub source: Cow<'a, str>,
+    /// The attribute `type`; not empty.
+    pub kind: Cow<'a, str>,
+    /// Not empty.
+    pub subject: Option<Cow<'a, str>>,
+    /// As in RFC 3339.
+    pub time: Option<Cow<'a, str>>,
+    /// The attribute `datacontenttype`; not empty.
+    pub content_type: Option<Cow<'a, str>>,
+    /// The attribute `dataschema`; not empty.
+    pub schema: Option<Cow<'a, str>>,
+    /// The extension attribute [`LOG_ID`](super::LOG_ID).
+    pub log_id: Option<Cow<'a, str>>,
+    /// What it says.
+    pub data: Data<'a>,
 }
 
 /// What an event says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) enum Data<'a> {
+pub enum Data<'a> {
+    /// Nothing.
     #[default]
     None,
     /// JSON text.
     Json(&'a str),
-    /// Base64.
-    Binary(Cow<'a, str>),
+    /// The data as Base64, with its padding.
+    Base64(Cow<'a, str>),
 }
 
 /// Why a request's body is not what it says it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ParseError {
+pub enum ParseError {
     /// Not JSON, or not UTF-8.
     #[error("the body is not valid JSON: {0}")]
     NotJson(String),
@@ -61,11 +72,11 @@ pub(super) enum ParseError {
 
 /// What is wrong with an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Problem {
+pub struct Problem {
     /// The attribute, where it is one.
-    pub(super) attribute: Option<String>,
+    pub attribute: Option<String>,
     /// What is wrong with it.
-    pub(super) reason: &'static str,
+    pub reason: &'static str,
 }
 
 impl fmt::Display for Problem {
@@ -77,9 +88,9 @@ impl fmt::Display for Problem {
     }
 }
 
-impl Event<'_> {
-    /// The event's place in its gateway's log, where the id or [`LOG_ID`](tidegate_event::cloudevents::LOG_ID) says so.
-    pub(super) fn place(&self) -> Option<EventId> {
+impl<'a> CloudEvent<'a> {
+    /// The event's place in its gateway's log, where the id or [`LOG_ID`](super::LOG_ID) says so.
+    pub fn place(&self) -> Option<EventId> {
         match &self.log_id {
             Some(log_id) => log_id.parse().ok(),
             None if self.gateway().is_some() => self.id.parse().ok(),
@@ -88,14 +99,26 @@ impl Event<'_> {
     }
 
     /// The gateway that made the event, from its source `/gateway/<gateway>/…`.
-    pub(super) fn gateway(&self) -> Option<&str> {
+    pub fn gateway(&self) -> Option<&str> {
         let rest = self.source.strip_prefix("/gateway/")?;
         rest.split_once('/').map(|(gateway, _)| gateway)
+    }
+
+    /// Its extension attributes in order: name, JSON text, and value as text [3.2]. [`LOG_ID`](super::LOG_ID)
+    /// is one of them.
+    pub fn extensions(&self) -> impl Iterator<Item = (Cow<'a, str>, &'a str, Cow<'a, str>)> {
+        let core =
+            |name: &str| super::CORE.contains(&name) || ["data", "data_base64"].contains(&name);
+        let extensions = members::pairs(self.raw).into_iter().filter(move |(name, _)| !core(name));
+        extensions.map(|(name, json)| (name, json, members::text(json)))
     }
 }
 
 /// One structured event.
-pub(super) fn parse_one(body: &[u8]) -> Result<Event<'_>, ParseError> {
+///
+/// # Errors
+/// What is wrong with it first.
+pub fn parse_one(body: &[u8]) -> Result<CloudEvent<'_>, ParseError> {
     let text = utf8(body)?;
     let mut rest = text;
     let event = take(&mut rest, 0)?;
@@ -104,7 +127,10 @@ pub(super) fn parse_one(body: &[u8]) -> Result<Event<'_>, ParseError> {
 }
 
 /// The events of a batch, at most `max`.
-pub(super) fn parse_batch(body: &[u8], max: usize) -> Result<Vec<Event<'_>>, ParseError> {
+///
+/// # Errors
+/// What is wrong with the first of them that is.
+pub fn parse_batch(body: &[u8], max: usize) -> Result<Vec<CloudEvent<'_>>, ParseError> {
     let text = utf8(body)?;
     let mut rest = skip_space(text).strip_prefix('[').ok_or(ParseError::NotABatch)?;
     // A guess that holds for the gateway's events, so that the vector seldom grows.
@@ -151,7 +177,7 @@ fn unexpected(rest: &str, text: &str, expected: &str) -> ParseError {
 }
 
 /// Takes the event that `rest` begins with.
-fn take<'a>(rest: &mut &'a str, index: usize) -> Result<Event<'a>, ParseError> {
+fn take<'a>(rest: &mut &'a str, index: usize) -> Result<CloudEvent<'a>, ParseError> {
     let text = skip_space(rest);
     let invalid = |problem| ParseError::Invalid { index, problem };
     if !text.starts_with('{') {
