@@ -1,6 +1,6 @@
 //! A session's side of the bus.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -25,7 +25,7 @@ pub struct Subscriber {
     client: Arc<str>,
     queue: Arc<Queue>,
     /// What the bus knows too: for catching up.
-    subscriptions: Vec<(Filter, Options)>,
+    subscriptions: BTreeMap<Filter, Options>,
     catch_up: Option<CatchUp>,
 }
 
@@ -52,7 +52,7 @@ pub enum SubscriberError {
 impl Subscriber {
     pub(super) fn new(bus: BusHandle, id: u64, client: Arc<str>) -> Self {
         let queue = Arc::new(Queue::new(bus.max_queued / 2));
-        Self { bus, id, client, queue, subscriptions: Vec::new(), catch_up: None }
+        Self { bus, id, client, queue, subscriptions: BTreeMap::new(), catch_up: None }
     }
 
     /// How many subscriptions it has.
@@ -62,7 +62,7 @@ impl Subscriber {
 
     /// Whether it has a subscription with exactly this filter.
     pub fn has(&self, filter: &Filter) -> bool {
-        self.subscriptions.iter().any(|(own, _)| own == filter)
+        self.subscriptions.contains_key(filter)
     }
 
     /// Adds or replaces subscriptions: they see every event that is committed from now on. Answers
@@ -72,10 +72,7 @@ impl Subscriber {
         subscriptions: Vec<Subscription>,
     ) -> Result<Vec<Delivery>, SubscriberError> {
         for Subscription { filter, options, .. } in &subscriptions {
-            match self.subscriptions.iter_mut().find(|(own, _)| own == filter) {
-                Some((_, own)) => *own = *options,
-                None => self.subscriptions.push((filter.clone(), *options)),
-            }
+            self.subscriptions.insert(filter.clone(), *options);
         }
         let (reply, answer) = oneshot::channel();
         self.send(Command::Subscribe {
@@ -93,9 +90,9 @@ impl Subscriber {
         let mut found = Vec::with_capacity(filters.len());
         let mut gone = Vec::new();
         for filter in filters {
-            let at = self.subscriptions.iter().position(|(own, _)| own == filter);
-            found.push(at.is_some());
-            gone.extend(at.map(|at| self.subscriptions.swap_remove(at).0));
+            let old = self.subscriptions.remove_entry(filter);
+            found.push(old.is_some());
+            gone.extend(old.map(|(filter, _)| filter));
         }
         if !gone.is_empty() {
             let (reply, answer) = oneshot::channel();
@@ -162,7 +159,7 @@ impl CatchUp {
     /// Appends what the chunk holds for the subscriptions.
     fn select(
         &self,
-        subscriptions: &[(Filter, Options)],
+        subscriptions: &BTreeMap<Filter, Options>,
         client: &str,
         into: &mut VecDeque<Delivery>,
     ) {
@@ -178,7 +175,7 @@ impl CatchUp {
 /// The delivery of an event to a session with these subscriptions.
 fn deliver(
     event: &EventRef<'_>,
-    subscriptions: &[(Filter, Options)],
+    subscriptions: &BTreeMap<Filter, Options>,
     client: &str,
 ) -> Option<Delivery> {
     let mut delivery: Option<Delivery> = None;

@@ -1,6 +1,6 @@
 //! The bus's task: reads the log behind the commits, and hands each event to whom it concerns.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -76,7 +76,7 @@ struct Entry {
 struct Member {
     client: Arc<str>,
     queue: Arc<Queue>,
-    filters: Vec<Filter>,
+    filters: BTreeSet<Filter>,
     /// It has read the log itself up to here.
     live_from: Lsn,
     /// What the chunk in hand holds for it.
@@ -235,12 +235,11 @@ impl Bus {
                 let member = self.members.entry(id).or_insert_with(|| Member {
                     client,
                     queue,
-                    filters: Vec::new(),
+                    filters: BTreeSet::new(),
                     live_from: 0,
                     pending: Vec::new(),
                 });
                 let mut retained = Vec::new();
-                let mut place = HashMap::new();
                 for Subscription { filter, options, retain_handling } in subscriptions {
                     let entry = Entry { id, options };
                     let old = self.trie.insert(&filter, entry, |old| old.id == id);
@@ -253,17 +252,12 @@ impl Bus {
                         if options.no_local && *message.origin == *member.client {
                             continue;
                         }
-                        let place =
-                            *place.entry(message.event.topic().as_ptr()).or_insert_with(|| {
-                                retained.push(Delivery::new(message.event.clone()));
-                                retained.len() - 1
-                            });
-                        retained[place].merge(&options);
-                        retained[place].retain = true;
+                        let mut delivery = Delivery::new(message.event.clone());
+                        delivery.merge(&options);
+                        delivery.retain = true;
+                        retained.push(delivery);
                     }
-                    if old.is_none() {
-                        member.filters.push(filter);
-                    }
+                    member.filters.insert(filter);
                 }
                 self.metrics.deliveries.inc_by(retained.len() as u64);
                 // A session that has gone meanwhile detaches next.
@@ -271,7 +265,9 @@ impl Bus {
             }
             Command::Unsubscribe { id, filters, reply } => {
                 if let Some(member) = self.members.get_mut(&id) {
-                    member.filters.retain(|filter| !filters.contains(filter));
+                    for filter in &filters {
+                        member.filters.remove(filter);
+                    }
                 }
                 for filter in &filters {
                     self.trie.remove(filter, |entry| entry.id == id);

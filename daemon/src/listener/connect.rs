@@ -6,16 +6,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_event::Draft;
-use tidegate_event::record::Properties;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use super::Shared;
 use super::codec::{self, Accepted, Bad, Connect, Framed, Kind, Reason, Refused, Version};
 use super::connection::Connection;
 use super::wire::Wire;
+use super::{Shared, will};
 use crate::gate::{Identity, Peer, Rejected, Rights};
 
 /// Bytes of a client id: it stands in every block of the log.
@@ -103,7 +101,7 @@ where
         .await
         .map_err(|why| NotConnected::Rejected(connect.version, why))?;
     let mut rights = shared.gate.rights(&identity, &client);
-    check_will(&connect, &mut rights, shared)?;
+    will::check(&connect, &mut rights, shared)?;
     Ok(Admitted { connect, client, assigned, identity, rights })
 }
 
@@ -131,23 +129,6 @@ where
             }
         }
     }
-}
-
-/// A will that could not be published later is refused now.
-fn check_will(connect: &Connect, rights: &mut Rights, shared: &Shared) -> Result<(), Refused> {
-    let Some(will) = &connect.will else { return Ok(()) };
-    let draft = Draft {
-        topic: &will.topic,
-        qos: will.qos,
-        retain: will.retain,
-        properties: Properties::new(&will.properties),
-        payload: &will.payload,
-    };
-    shared.gate.check(rights, &draft).map_err(|denied| {
-        shared.metrics.denied(denied.label());
-        let bad = Bad(denied.into(), "will with a topic that may not be published to");
-        Refused::With(connect.version, bad)
-    })
 }
 
 /// The client's id, and once more if it is one that we gave it.

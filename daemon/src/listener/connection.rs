@@ -6,26 +6,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tidegate_event::record::Properties;
-use tidegate_event::{Draft, Filter};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tracing::warn;
 
-use super::codec::{
-    self, Ack, Bad, Disconnect, Framed, Kind, Reason, Subscribe, SubscribeFilter, Unsubscribe,
-    Version, Will,
-};
+use super::codec::{self, Ack, Bad, Disconnect, Framed, Kind, Version, Will};
 use super::connect::{Admitted, CLOSE_TIMEOUT};
 use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::session::Session;
+use super::subscribing::Request;
 use super::wire::Wire;
-use super::{End, Shared};
-use crate::bus::{Options, Subscriber, Subscription};
+use super::{End, Shared, will};
+use crate::bus::Subscriber;
 use crate::gate::Rights;
-use crate::log::Append;
 
 /// Bytes that wait to be written at which the connection is not read: the client does not take its
 /// acknowledgements.
@@ -38,16 +32,16 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connected client.
 #[derive(Debug)]
 pub(super) struct Connection<S> {
-    shared: Shared,
-    wire: Box<Wire<S>>,
-    version: Version,
+    pub(super) shared: Shared,
+    pub(super) wire: Box<Wire<S>>,
+    pub(super) version: Version,
     client: Arc<str>,
     will: Option<Will>,
-    rights: Rights,
+    pub(super) rights: Rights,
     session: Session,
     inbound: Inbound,
-    outbound: Outbound,
-    subscriber: Subscriber,
+    pub(super) outbound: Outbound,
+    pub(super) subscriber: Subscriber,
     /// How long the client may be silent.
     patience: Option<Duration>,
     /// When it last was not, or could not be heard.
@@ -69,12 +63,6 @@ enum Wake {
     Deliveries,
     Timer,
     Stop,
-}
-
-/// A packet that the bus must be asked about.
-enum Request {
-    Subscribe(Subscribe),
-    Unsubscribe(Unsubscribe),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
@@ -244,16 +232,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     if self.inbound.is_full() {
                         break;
                     }
-                    let request = match frame.kind {
-                        Kind::Subscribe => Request::Subscribe(codec::subscribe(&frame, version)?),
-                        Kind::Unsubscribe => {
-                            Request::Unsubscribe(codec::unsubscribe(&frame, version)?)
-                        }
-                        _ => {
-                            let Disconnect { with_will } = Disconnect::read(&frame, version)?;
-                            return Err(End::Disconnected { with_will });
-                        }
-                    };
+                    if frame.kind == Kind::Disconnect {
+                        let Disconnect { with_will } = Disconnect::read(&frame, version)?;
+                        return Err(End::Disconnected { with_will });
+                    }
+                    let request = Request::read(&frame, version)?;
                     self.wire.consume(length);
                     return Ok(Some(request));
                 }
@@ -261,90 +244,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.wire.consume(length);
         }
         Ok(None)
-    }
-
-    async fn answer(&mut self, request: Request) -> Result<(), End> {
-        match request {
-            Request::Subscribe(subscribe) => self.subscribe(subscribe).await,
-            Request::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe).await,
-        }
-    }
-
-    async fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), End> {
-        let Subscribe { id, filters, identifier } = subscribe;
-        // Retained messages wait here, in the client's turn: it must take those of earlier
-        // subscriptions before it asks for more.
-        let busy = self.outbound.deliveries.len() > self.shared.limits.max_retained;
-        let mut granted = Vec::with_capacity(filters.len());
-        let mut wanted: Vec<Subscription> = Vec::new();
-        for requested in filters {
-            let qos = requested.qos;
-            let checked = if busy {
-                Err(Reason::QuotaExceeded)
-            } else {
-                self.check(&requested, identifier, &wanted)
-            };
-            granted.push(checked.map(|subscription| {
-                wanted.push(subscription);
-                qos
-            }));
-        }
-        let mut retained = Vec::new();
-        if !wanted.is_empty() {
-            retained = self.subscriber.subscribe(wanted).await?;
-        }
-        codec::write_suback(id, &granted, self.version, &mut self.wire.output);
-        self.outbound.deliveries.extend(retained);
-        Ok(())
-    }
-
-    fn check(
-        &mut self,
-        requested: &SubscribeFilter,
-        identifier: Option<u32>,
-        wanted: &[Subscription],
-    ) -> Result<Subscription, Reason> {
-        let limits = &self.shared.limits;
-        if requested.text.starts_with("$share/") {
-            return Err(Reason::SharedSubscriptionsNotSupported);
-        }
-        let filter = Filter::new(&requested.text).map_err(|_| Reason::FilterInvalid)?;
-        if requested.text.len() > limits.max_topic_length
-            || requested.text.split('/').count() > limits.max_topic_levels
-        {
-            return Err(Reason::FilterInvalid);
-        }
-        if !self.rights.may_subscribe(&filter) {
-            return Err(Reason::NotAuthorized);
-        }
-        let new = |filter| !self.subscriber.has(filter);
-        let count = wanted.iter().filter(|other| new(&other.filter)).count();
-        if new(&filter) && self.subscriber.subscriptions() + count >= limits.max_subscriptions {
-            return Err(Reason::QuotaExceeded);
-        }
-        let options = Options {
-            qos: requested.qos,
-            no_local: requested.no_local,
-            retain_as_published: requested.retain_as_published,
-            identifier,
-        };
-        Ok(Subscription { filter, options, retain_handling: requested.retain_handling })
-    }
-
-    async fn unsubscribe(&mut self, unsubscribe: Unsubscribe) -> Result<(), End> {
-        let parsed: Vec<_> = unsubscribe.filters.iter().map(|text| Filter::new(text)).collect();
-        let valid: Vec<Filter> = parsed.iter().flatten().cloned().collect();
-        let mut found = self.subscriber.unsubscribe(&valid).await?.into_iter();
-        let answers: Vec<Result<(), Reason>> = parsed
-            .iter()
-            .map(|filter| match filter {
-                Err(_) => Err(Reason::FilterInvalid),
-                Ok(_) if found.next().unwrap_or_default() => Ok(()),
-                Ok(_) => Err(Reason::NoSubscriptionExisted),
-            })
-            .collect();
-        codec::write_unsuback(unsubscribe.id, &answers, self.version, &mut self.wire.output);
-        Ok(())
     }
 
     /// Sets the timer to give back what has grown, once it is quiet.
@@ -411,32 +310,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             _ => 0,
         };
         if let Some(will) = self.will.take().filter(|_| end.publishes_will()) {
-            self.publish(&will);
+            will::publish(&will, &self.client, &mut self.rights, &self.shared);
         }
         if let (Some(reason), Version::V5) = (end.reason(), self.version) {
             codec::write_disconnect(reason, &mut self.wire.output);
         }
         // A client that does not take its last packets has gone.
         let _ = timeout(CLOSE_TIMEOUT, self.wire.close()).await;
-    }
-
-    fn publish(&mut self, will: &Will) {
-        let draft = Draft {
-            topic: &will.topic,
-            qos: will.qos,
-            retain: will.retain,
-            properties: Properties::new(&will.properties),
-            payload: &will.payload,
-        };
-        let lost = match self.shared.gate.publish(&self.client, &mut self.rights, &draft) {
-            // Dropping the commit does not take the event back.
-            Ok(Append::Accepted(_)) => return,
-            Ok(Append::Full) => "the log has no room".to_owned(),
-            Ok(Append::Busy) => "the disk is slower than what comes in".to_owned(),
-            Ok(Append::Unavailable) => "the disk takes no writes".to_owned(),
-            Err(denied) => denied.to_string(),
-        };
-        self.shared.metrics.wills_lost.inc();
-        warn!(client = &*self.client, topic = will.topic, "a will is lost: {lost}");
     }
 }

@@ -29,8 +29,10 @@ mod inbound;
 mod metrics;
 mod outbound;
 mod session;
+mod subscribing;
 #[cfg(test)]
 mod tests;
+mod will;
 mod wire;
 
 use std::io;

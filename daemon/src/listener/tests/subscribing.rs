@@ -233,3 +233,47 @@ async fn a_slow_subscriber_gets_every_qos_1_event_from_the_log_in_order() {
     slow.expect_quiet().await;
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn each_filter_of_a_subscribe_counts_like_a_packet_of_its_own() {
+    let broker = Broker::start().await;
+    let mut client = broker.client_4("c").await;
+    client.ask(&publish(4, QOS_1 | RETAIN, 1, "a/b", b"x")).await;
+    // Two that match the retained message, one that cannot be, one that matches nothing.
+    let filters = [("a/+", 0), ("#/a", 0), ("a/b", 1), ("c", 2)];
+    let mut body = vec![0, 3];
+    for (filter, qos) in filters {
+        body.extend([text(filter), vec![qos]].concat());
+    }
+    assert_eq!(client.ask(&packet(0x82, &body)).await, [0x90, 6, 0, 3, 0, 0x80, 1, 2]);
+    assert_eq!(client.packet().await, publish(4, RETAIN, 0, "a/b", b"x"));
+    assert_eq!(client.packet().await, publish(4, QOS_1 | RETAIN, 1, "a/b", b"x"));
+    client.expect_quiet().await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_filter_named_thousands_of_times_is_one_subscription() {
+    const TIMES: usize = 20_000;
+    let broker = Broker::with(Limits { max_subscriptions: 3, ..Limits::default() }, 64 << 20).await;
+    let mut client = broker.client_5("c").await;
+    let named = [text("a"), vec![0]].concat().repeat(TIMES);
+    let body = [&[0, 3, 2, 0x0b, 7][..], &named].concat();
+    let suback = client.ask(&packet(0x82, &body)).await;
+    assert!(suback.ends_with(&vec![0; TIMES]) && suback.len() < TIMES + 10);
+    // As many different ones: as many as are allowed.
+    let mut body = vec![0, 4, 0];
+    for n in 0..TIMES {
+        body.extend([text(&format!("b/{n}")), vec![0]].concat());
+    }
+    let suback = client.ask(&packet(0x82, &body)).await;
+    let refused = [&[0, 0][..], &vec![0x97; TIMES - 2]].concat();
+    assert!(suback.ends_with(&refused));
+    assert_eq!(broker.bus_metrics.subscriptions.get(), 3);
+    client.ask(&publish(5, QOS_1, 1, "a", b"x")).await;
+    assert_eq!(client.packet().await, publish_with(5, 0, 0, "a", &[0x0b, 7], b"x"));
+    let body = [&[0, 5, 0][..], &text("a").repeat(TIMES)].concat();
+    let unsuback = client.ask(&packet(0xa2, &body)).await;
+    assert!(unsuback.ends_with(&[&[0][..], &vec![0x11; TIMES - 1]].concat()));
+    broker.stop().await;
+}

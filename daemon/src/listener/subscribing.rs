@@ -1,0 +1,105 @@
+//! SUBSCRIBE and UNSUBSCRIBE: each filter in its turn, as if it had come in a packet of its own
+//! (`[MQTT-3.8.4-5]`, `[MQTT-3.10.4-6]`).
+
+use tidegate_event::Filter;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::End;
+use super::codec::Bad;
+use super::codec::{self, Frame, Kind, Reason, Subscribe, SubscribeFilter, Unsubscribe, Version};
+use super::connection::Connection;
+use crate::bus::{Options, Subscription};
+
+/// A packet that the bus must be asked about.
+pub(super) enum Request {
+    Subscribe(Subscribe),
+    Unsubscribe(Unsubscribe),
+}
+
+impl Request {
+    /// Reads one, from a packet of one of both sorts.
+    pub(super) fn read(frame: &Frame<'_>, version: Version) -> Result<Self, Bad> {
+        match frame.kind {
+            Kind::Unsubscribe => codec::unsubscribe(frame, version).map(Self::Unsubscribe),
+            _ => codec::subscribe(frame, version).map(Self::Subscribe),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
+    /// Does what the packet asks for, and answers it.
+    pub(super) async fn answer(&mut self, request: Request) -> Result<(), End> {
+        match request {
+            Request::Subscribe(subscribe) => self.subscribe(subscribe).await,
+            Request::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe).await,
+        }
+    }
+
+    async fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), End> {
+        let Subscribe { id, filters, identifier } = subscribe;
+        let mut granted = Vec::with_capacity(filters.len());
+        for requested in &filters {
+            granted.push(match self.check(requested, identifier) {
+                Ok(subscription) => {
+                    let retained = self.subscriber.subscribe(vec![subscription]).await?;
+                    self.outbound.deliveries.extend(retained);
+                    Ok(requested.qos)
+                }
+                Err(reason) => Err(reason),
+            });
+        }
+        codec::write_suback(id, &granted, self.version, &mut self.wire.output);
+        Ok(())
+    }
+
+    /// Whether the client may have this subscription now.
+    fn check(
+        &mut self,
+        requested: &SubscribeFilter,
+        identifier: Option<u32>,
+    ) -> Result<Subscription, Reason> {
+        let limits = &self.shared.limits;
+        if requested.text.starts_with("$share/") {
+            return Err(Reason::SharedSubscriptionsNotSupported);
+        }
+        let filter = Filter::new(&requested.text).map_err(|_| Reason::FilterInvalid)?;
+        if requested.text.len() > limits.max_topic_length
+            || requested.text.split('/').count() > limits.max_topic_levels
+        {
+            return Err(Reason::FilterInvalid);
+        }
+        if !self.rights.may_subscribe(&filter) {
+            return Err(Reason::NotAuthorized);
+        }
+        // Retained messages wait in `outbound`, in the client's turn: it must take those of earlier
+        // subscriptions before it asks for more.
+        let busy = self.outbound.deliveries.len() > limits.max_retained;
+        let full = self.subscriber.subscriptions() >= limits.max_subscriptions;
+        if busy || (full && !self.subscriber.has(&filter)) {
+            return Err(Reason::QuotaExceeded);
+        }
+        let options = Options {
+            qos: requested.qos,
+            no_local: requested.no_local,
+            retain_as_published: requested.retain_as_published,
+            identifier,
+        };
+        Ok(Subscription { filter, options, retain_handling: requested.retain_handling })
+    }
+
+    async fn unsubscribe(&mut self, unsubscribe: Unsubscribe) -> Result<(), End> {
+        let parsed: Vec<_> = unsubscribe.filters.iter().map(|text| Filter::new(text)).collect();
+        let valid: Vec<Filter> = parsed.iter().flatten().cloned().collect();
+        let mut found = self.subscriber.unsubscribe(&valid).await?.into_iter();
+        let answers: Vec<Result<(), Reason>> = parsed
+            .iter()
+            .map(|filter| match filter {
+                Err(_) => Err(Reason::FilterInvalid),
+                Ok(_) if found.next().unwrap_or_default() => Ok(()),
+                Ok(_) => Err(Reason::NoSubscriptionExisted),
+            })
+            .collect();
+        codec::write_unsuback(unsubscribe.id, &answers, self.version, &mut self.wire.output);
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! A client's will: checked when it connects, published when it is gone without a word.
+
+use tidegate_event::Draft;
+use tidegate_event::record::Properties;
+use tracing::warn;
+
+use super::Shared;
+use super::codec::{Bad, Connect, Refused, Will};
+use crate::gate::Rights;
+use crate::log::Append;
+
+impl Will {
+    /// What is published.
+    pub(super) fn draft(&self) -> Draft<'_> {
+        Draft {
+            topic: &self.topic,
+            qos: self.qos,
+            retain: self.retain,
+            properties: Properties::new(&self.properties),
+            payload: &self.payload,
+        }
+    }
+}
+
+/// A will that could not be published later is refused now.
+pub(super) fn check(
+    connect: &Connect,
+    rights: &mut Rights,
+    shared: &Shared,
+) -> Result<(), Refused> {
+    let Some(will) = &connect.will else { return Ok(()) };
+    shared.gate.check(rights, &will.draft()).map_err(|denied| {
+        shared.metrics.denied(denied.label());
+        let bad = Bad(denied.into(), "will with a topic that may not be published to");
+        Refused::With(connect.version, bad)
+    })
+}
+
+/// Hands the will of `client` to the log.
+pub(super) fn publish(will: &Will, client: &str, rights: &mut Rights, shared: &Shared) {
+    let lost = match shared.gate.publish(client, rights, &will.draft()) {
+        // Dropping the commit does not take the event back.
+        Ok(Append::Accepted(_)) => return,
+        Ok(Append::Full) => "the log has no room".to_owned(),
+        Ok(Append::Busy) => "the disk is slower than what comes in".to_owned(),
+        Ok(Append::Unavailable) => "the disk takes no writes".to_owned(),
+        Err(denied) => denied.to_string(),
+    };
+    shared.metrics.wills_lost.inc();
+    warn!(client, topic = will.topic, "a will is lost: {lost}");
+}
