@@ -293,6 +293,10 @@ fn open_log(storage: &Arc<dyn Storage>, config: &Config) -> Result<Arc<Log>, Fai
             last, "events are damaged; they were set aside and entered in the loss ledger"
         );
     }
+    if recovery.control_lost > 0 {
+        let places = recovery.control_lost;
+        warn!(places, "control records are damaged: sessions may have changed since");
+    }
     Ok(log)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! magic u32 "TGF1" | length u32, of the payload | count u32, of events | flags u32
-//! | first u64, LSN of the first event | CRC-32C u32 | payload
+//! | first u64, LSN of the first event, or of the next if there is none | CRC-32C u32 | payload
 //! ```
 //!
 //! The checksum begins with the segment's salt, then covers the header up to itself, then the

@@ -35,6 +35,14 @@ impl Collector for Metrics {
             events.metric_type(),
         )?;
         events.encode(descriptor)?;
+        let control_lost = ConstCounter::new(self.log.control_lost());
+        let descriptor = encoder.encode_descriptor(
+            "tidegate_log_control_losses",
+            "Damaged places that cost control records and no event, since the start",
+            None,
+            control_lost.metric_type(),
+        )?;
+        control_lost.encode(descriptor)?;
         for (name, help, value) in [
             ("tidegate_log_bytes", "Bytes on disk", usage.bytes),
             (

@@ -10,7 +10,7 @@
 //!   cannot be used refuses.
 //! - Memory: two frames, and at most 4 × `max_bytes` of blocks that wait. It does not grow with the
 //!   backlog. Damage holds the rest of one segment (at most 64 MiB) in memory while it is searched.
-//! - Disk: `max_size`, over all segment files.
+//! - Disk: `max_size`, over all segment files; control records may take one segment more.
 //!
 //! # On disk
 //!
@@ -21,13 +21,15 @@
 //! bytes; either will do:
 //!
 //! ```text
-//! magic "tidegate" | format version u32 (1) | lane u32 | epoch u64 | sequence u64
-//! | first LSN u64 | salt u64 | zeros up to 60 | CRC u32 of the 60 bytes before
+//! magic "tidegate" | format version u32 (2) | lane u32 | epoch u64 | sequence u64
+//! | first LSN u64 | salt u64 | durable bytes of the segment before u64
+//! | sequence of the segment before, counted backwards from this one, u32 | CRC u32 of the 60 bytes before
 //! ```
 //!
 //! The epoch is drawn when the log is created and is the same in all its segments; the sequence
-//! counts attempts to create a segment; the salt is drawn for each segment. Magic, version and
-//! checksum keep their places in every later version.
+//! counts attempts to create a segment; the salt is drawn for each segment. Where there is no segment
+//! before, its two fields are 0, as in version 1, which had no control records either. Magic, version
+//! and checksum keep their places in every later version.
 //!
 //! A **frame** is one group commit:
 //!
@@ -36,7 +38,8 @@
 //! | CRC u32 of the salt, the 24 bytes before, the payload | payload: blocks (`tidegate_event::record`)
 //! ```
 //!
-//! Flags: bit 0, an event is to be retained; bits 8 to 15, compression of the payload (0, none; no
+//! Flags: bit 0, an event is to be retained; bit 1, there are control records, or events with a
+//! packet id; bits 8 to 15, compression of the payload (0, none; no
 //! other yet). The salt ties a frame to its segment: bytes of an older use of the same disk blocks, or
 //! a frame inside a payload, do not verify. So segments may be preallocated or recycled. The log ends at
 //! the first frame that does not verify with none behind it that does.
@@ -68,6 +71,32 @@
 //! in the ledger, and answered as [`Read::Lost`]; so is a segment file that vanished. A sector that
 //! the disk cannot read is damage.
 //!
+//! # Control records
+//!
+//! What must be durable before an answer leaves, and is no event: a session's subscription, a packet
+//! id that is free again. [`Log::append_control`] hands over whole control blocks; they join the same
+//! frames and the same fdatasync. They take no LSN: a frame of control records alone counts 0 events, and
+//! its first LSN is the next one. [`Reader`]s pass over such frames, and [`Log::committed`] does not
+//! move for them; [`Log::restore`] reads them too, up to the physical end.
+//!
+//! A full log must not keep a handshake waiting that would end something: so control records have
+//! one `segment_size` beyond `max_size`; behind that they are refused like events ([`Append::Full`]).
+//!
+//! Who rebuilds something from control records has two rules to follow:
+//!
+//! - *A record has its effect in memory before it is appended*: what is saved to disk afterwards covers
+//!   every record that is durable.
+//! - *It claims one LSN less than it covers.* The records around its last event may be newer than what
+//!   it saved, so it applies them again, from [`Log::restore`] with that event's LSN on. The last record
+//!   for a key wins: applied twice they change nothing.
+//!
+//! Where control records come and no events, the LSN stands still and nothing could be released. So
+//! before it saves, it takes a [`Log::control_mark`], and afterwards [`Log::release_control`] says that
+//! what lies in older segments is covered.
+//!
+//! Damage that costs control records and no event has no LSN, and no entry in the ledger: it is logged,
+//! counted, and kept in `quarantine/`.
+//!
 //! # Releasing
 //!
 //! [`Log::release`] unlinks segments below an LSN, the oldest first, and syncs the directory behind
@@ -81,8 +110,8 @@
 //! segments too short for a header. A segment whose two header copies are damaged is set aside too, with the
 //! LSNs that it may have held in the ledger; LSNs go on behind them.
 //!
-//! What an older segment holds follows from the first LSN of the next; its frames are checked when
-//! they are read. Where a sequence is missing the segment before is read to its end, and a gap is entered
+//! What an older segment holds follows from the header of the next: its first LSN, and where the
+//! segment before it ended. Its frames are checked when they are read. Where a sequence is missing the segment before is read to its end, and a gap is entered
 //! in the ledger. The newest segment is read to its end: a bad frame with good ones behind it is copied to
 //! `quarantine/` and entered in the ledger; a bad frame with none behind it is a torn tail, and is cut.
 //! Then header and last frame are written again and fdatasync'd before anything is served: what a
@@ -345,19 +374,20 @@ impl Log {
         Restore::new(Arc::clone(&self.shared), from)
     }
 
-    /// A place for [`Log::release_control`]: the control records below it are durable now.
+    /// A place for [`Log::release_control`]: the control records that are durable now, but for the
+    /// newest.
     pub fn control_mark(&self) -> u64 {
         self.shared.table().0.last().map_or(0, |newest| newest.header.sequence)
     }
 
-    /// Nobody needs control records below `mark` any more, a [`Log::control_mark`]; those behind the
-    /// last event that is released stay otherwise.
+    /// Nobody needs control records below `mark` any more, a [`Log::control_mark`] from before they
+    /// were saved: [`Log::release`] removes segments that hold nothing else, whatever their LSN.
     pub fn release_control(&self, mark: u64) {
         self.shared.released_control.fetch_max(mark, Ordering::AcqRel);
     }
 
-    /// Nobody needs events below `before` any more: segments that hold no others, and no control
-    /// records behind them, are removed. Waits for the file system, a few milliseconds a segment.
+    /// Nobody needs what lies before the event `before` any more: segments that hold nothing else are
+    /// removed. Waits for the file system, a few milliseconds a segment.
     pub fn release(&self, before: Lsn) {
         let before = before.min(self.committed() + 1);
         self.shared.released.fetch_max(before, Ordering::AcqRel);
@@ -382,6 +412,11 @@ impl Log {
             last,
             segments: table.0.len(),
         }
+    }
+
+    /// Damaged places that cost control records and no event, met since the log was opened.
+    pub fn control_lost(&self) -> u64 {
+        self.shared.control_lost.load(Ordering::Relaxed)
     }
 
     /// The loss ledger's entries, oldest first.

@@ -129,8 +129,6 @@ struct Scanned {
     len: u64,
     /// Where it begins.
     last: u64,
-    /// Whether control records may lie behind its last event.
-    ends_in_control: bool,
 }
 
 impl Place<'_> {
@@ -238,11 +236,10 @@ impl Place<'_> {
             self.lost(recovered.next..=file.first - 1, Reason::Missing, recovered);
         }
         recovered.next = recovered.next.max(file.first);
-        let mut scanned =
-            Scanned { end: file.end, len: file.len, last: file.len, ends_in_control: true };
+        let mut scanned = Scanned { end: file.end, len: file.len, last: file.len };
         let mut resume = None;
         if let Some(before) = following.and_then(|next| next.before(file.sequence)) {
-            (scanned.len, scanned.ends_in_control) = (before.len, before.ends_in_control);
+            scanned.len = before.len;
         } else if following.is_none_or(|next| next.sequence != file.sequence + 1) {
             let opened =
                 self.storage.open(&file.path).map_err(OpenError::io("open", &file.path))?;
@@ -261,9 +258,7 @@ impl Place<'_> {
         }
         recovered.next = recovered.next.max(scanned.end);
         let end = scanned.end.max(file.first);
-        let segment = Segment::new(header, file.path.clone(), end, scanned.len)
-            .ending_in_control(scanned.ends_in_control);
-        let segment = Arc::new(segment);
+        let segment = Arc::new(Segment::new(header, file.path.clone(), end, scanned.len));
         let resume = resume.filter(|_| recovered.next == end);
         recovered.active = resume.map(|file| Active { segment: Arc::clone(&segment), file });
         recovered.table.0.push(segment);
@@ -280,15 +275,12 @@ impl Place<'_> {
     ) -> io::Result<Scanned> {
         let mut scan = Scan::whole(Arc::clone(opened), &header);
         let mut frames = Frames::default();
-        let (end, len) = (scan.lsn, scan.offset);
-        let mut scanned = Scanned { end, len, last: len, ends_in_control: false };
+        let mut scanned = Scanned { end: scan.lsn, len: scan.offset, last: scan.offset };
         loop {
             match scan.step(file.len, file.end, &mut frames, SCAN_READ)? {
                 Step::Frames => {
-                    if let Some((_, last)) = frames.spans.last() {
-                        scanned.last = scan.offset - last.frame_len() as u64;
-                        scanned.ends_in_control = last.count == 0;
-                    }
+                    let last = frames.spans.last().map_or(0, |(_, last)| last.frame_len());
+                    scanned.last = scan.offset - last as u64;
                     (scanned.end, scanned.len) = (scan.lsn, scan.offset);
                 }
                 Step::End => return Ok(scanned),

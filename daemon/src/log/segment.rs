@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_event::{Epoch, Lane, Lsn};
 
@@ -39,25 +39,6 @@ pub(super) struct Before {
     pub(super) back: u32,
     /// Its durable bytes.
     pub(super) len: u64,
-    /// Whether there are control records behind its last event.
-    pub(super) ends_in_control: bool,
-}
-
-impl Before {
-    const ENDS_IN_CONTROL: u32 = 1 << 31;
-
-    fn encode(before: Option<Self>) -> (u64, u32) {
-        before.map_or((0, 0), |before| {
-            let flag = if before.ends_in_control { Self::ENDS_IN_CONTROL } else { 0 };
-            (before.len, before.back | flag)
-        })
-    }
-
-    fn decode(len: u64, back: u32) -> Option<Self> {
-        let ends_in_control = back & Self::ENDS_IN_CONTROL != 0;
-        let back = back & !Self::ENDS_IN_CONTROL;
-        (back > 0).then_some(Self { back, len, ends_in_control })
-    }
 }
 
 /// What the front of a segment file holds.
@@ -80,9 +61,10 @@ impl Header {
         copy[24..32].copy_from_slice(&self.sequence.to_le_bytes());
         copy[32..40].copy_from_slice(&self.first.to_le_bytes());
         copy[40..48].copy_from_slice(&self.salt.to_le_bytes());
-        let (len, back) = Before::encode(self.before);
-        copy[48..56].copy_from_slice(&len.to_le_bytes());
-        copy[56..60].copy_from_slice(&back.to_le_bytes());
+        if let Some(Before { back, len }) = self.before {
+            copy[48..56].copy_from_slice(&len.to_le_bytes());
+            copy[56..60].copy_from_slice(&back.to_le_bytes());
+        }
         let crc = crc32c::crc32c(&copy[..CRC_AT]);
         copy[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
         let mut both = [0; HEADER_LEN];
@@ -114,7 +96,7 @@ impl Header {
                 sequence: u64_at(24),
                 first: u64_at(32),
                 salt: u64_at(40),
-                before: Before::decode(u64_at(48), u32_at(56)),
+                before: (u32_at(56) > 0).then(|| Before { back: u32_at(56), len: u64_at(48) }),
             }),
             (version, _) if version > VERSION => Decoded::Newer(version),
             _ => Decoded::Damaged,
@@ -145,28 +127,16 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     end: AtomicU64,
     len: AtomicU64,
-    ends_in_control: AtomicBool,
 }
 
 impl Segment {
     pub(super) fn new(header: Header, path: PathBuf, end: Lsn, len: u64) -> Self {
-        Self {
-            header,
-            path,
-            end: AtomicU64::new(end),
-            len: AtomicU64::new(len),
-            ends_in_control: AtomicBool::new(false),
-        }
+        Self { header, path, end: AtomicU64::new(end), len: AtomicU64::new(len) }
     }
 
     /// An empty one.
     pub(super) fn begin(header: Header, path: PathBuf) -> Self {
         Self::new(header, path, header.first, HEADER_LEN as u64)
-    }
-
-    /// One that may hold control records behind its last event.
-    pub(super) fn ending_in_control(self, ends_in_control: bool) -> Self {
-        Self { ends_in_control: AtomicBool::new(ends_in_control), ..self }
     }
 
     /// The LSN behind its last durable event. What the file holds from there on was never
@@ -180,11 +150,6 @@ impl Segment {
         self.len.load(Ordering::Acquire)
     }
 
-    /// Whether there may be control records behind its last event.
-    pub(super) fn ends_in_control(&self) -> bool {
-        self.ends_in_control.load(Ordering::Acquire)
-    }
-
     /// Whether it holds no event.
     pub(super) fn has_no_events(&self) -> bool {
         self.end() <= self.header.first
@@ -194,20 +159,16 @@ impl Segment {
     /// bytes.
     pub(super) fn advance(&self, count: u32, len: u64) {
         self.len.store(len, Ordering::Release);
-        self.ends_in_control.store(count == 0, Ordering::Release);
         self.end.fetch_add(u64::from(count), Ordering::AcqRel);
     }
 
-    /// Whether it can go, once nobody needs events below `before`, nor control records in segments
-    /// of a sequence below `control`. Control records behind its last event lie before the event
-    /// `end()`: who has that one has them.
+    /// Whether it can go, once nobody needs what lies before the event `before`, nor control records
+    /// in segments of a sequence below `control`. Before the first event lies what somebody may need who
+    /// has no event yet.
     pub(super) fn is_released(&self, before: Lsn, control: u64) -> bool {
-        let end = self.end();
-        if self.ends_in_control() && self.header.sequence >= control {
-            end < before
-        } else {
-            end <= before || self.has_no_events()
-        }
+        let empty = self.len() <= HEADER_LEN as u64;
+        let control_only = self.has_no_events() && self.header.sequence < control;
+        empty || control_only || (self.end() <= before && before > 1)
     }
 }
 
@@ -276,7 +237,7 @@ mod tests {
         sequence: 0x1f,
         first: 77,
         salt: 0x5a17,
-        before: Some(Before { back: 2, len: 1 << 40, ends_in_control: true }),
+        before: Some(Before { back: 2, len: 1 << 40 }),
     };
 
     #[test]

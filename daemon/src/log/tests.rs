@@ -6,7 +6,7 @@ mod model;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tidegate_event::record::Properties;
+use tidegate_event::record::{self, Properties};
 use tidegate_event::{BlockBuilder, Draft, Lane, Qos, Received};
 
 use super::*;
@@ -250,6 +250,114 @@ async fn what_a_frame_says_of_itself_is_what_its_blocks_hold() {
     let events: Vec<_> = frames[0].events().map(|event| event.unwrap().id).collect();
     assert_eq!(events, [log.id(3)], "those below the cursor are passed over");
     assert_eq!(reader.position(), 4);
+}
+
+/// A control block of type 9.
+fn control(body: &[u8]) -> Vec<u8> {
+    let mut blocks = Vec::new();
+    record::write_control(9, body, &mut blocks);
+    blocks
+}
+
+async fn append_control(log: &Log, body: &[u8]) -> RangeInclusive<Lsn> {
+    match log.append_control(&control(body)) {
+        Append::Accepted(commit) => commit.await.unwrap(),
+        refused => panic!("{refused:?}"),
+    }
+}
+
+/// What a restore from `from` on sees: events by LSN, control records by their body's first byte.
+fn restored(log: &Arc<Log>, from: Lsn) -> Vec<String> {
+    let (mut restore, mut chunk, mut seen) = (log.restore(from), Chunk::default(), Vec::new());
+    while restore.read(&mut chunk, 1).unwrap() == Read::Frames {
+        for frame in chunk.frames() {
+            seen.extend(frame.events().map(|event| event.unwrap().lsn().to_string()));
+            for block in frame.blocks() {
+                if let record::Block::Control { body, .. } = block.unwrap() {
+                    seen.push(String::from_utf8(body.to_vec()).unwrap());
+                }
+            }
+        }
+    }
+    seen
+}
+
+#[tokio::test]
+async fn control_records_take_no_lsn_and_are_there_after_a_reopening_up_to_the_very_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&options(dir.path()));
+    let watch = log.watch();
+    assert_eq!(append_control(&log, b"a").await, RangeInclusive::new(1, 0));
+    assert!(!watch.has_changed().unwrap(), "who waits for events is not woken");
+    append(&log, b"one").await;
+    append_control(&log, b"b").await;
+    append(&log, b"two").await;
+    assert_eq!(append_control(&log, b"c").await, RangeInclusive::new(3, 2));
+    let whole = ["a", "1", "b", "2", "c"];
+    assert_eq!(restored(&log, 1), whole);
+    log.close().await;
+
+    let (log, _) = open(&options(dir.path()));
+    assert_eq!(log.committed(), 2);
+    assert_eq!(restored(&log, 1), whole);
+    assert_eq!(restored(&log, 2), ["b", "2", "c"]);
+    assert_eq!(restored(&log, 3), ["c"]);
+    assert_eq!(read(&mut log.reader(1)).0.len(), 2);
+    let mut reader = log.reader(3);
+    append(&log, b"three").await;
+    assert_eq!(read(&mut reader).0, [(3, b"three".to_vec())]);
+}
+
+#[tokio::test]
+async fn control_records_alone_fill_segments_that_stay_until_their_mark_is_released() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&options(dir.path()));
+    for _ in 0..60 {
+        append_control(&log, &[b'x'; 3000]).await;
+    }
+    let segments = log.usage().segments;
+    assert!(segments > 2);
+    assert_eq!(log.releasable(1, 0), 0);
+    log.release(1);
+    assert_eq!((log.usage().segments, restored(&log, 1).len()), (segments, 60));
+    log.close().await;
+
+    let (log, _) = open(&options(dir.path()));
+    log.release(1);
+    assert_eq!(restored(&log, 1).len(), 60);
+    let mark = log.control_mark();
+    assert!(log.releasable(1, mark) > 50_000);
+    log.release_control(mark);
+    log.release(1);
+    assert_eq!(log.usage().segments, 1);
+    assert_eq!(append(&log, b"one").await, 1..=1);
+}
+
+#[tokio::test]
+async fn a_log_full_of_events_has_a_segment_left_for_control_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { max_size: 256 << 10, ..options(dir.path()) };
+    let (log, _) = open(&options);
+    while let Append::Accepted(commit) = log.append(&mut block([&[7; 5000][..]])) {
+        commit.await.unwrap();
+    }
+    let mut taken = 0;
+    let blocks = control(&[b'x'; 1000]);
+    let refused = loop {
+        match log.append_control(&blocks) {
+            Append::Accepted(commit) => taken += commit.await.map(|_| blocks.len()).unwrap(),
+            refused => break refused,
+        }
+    };
+    assert!(matches!(refused, Append::Full), "{refused:?}");
+    assert!((60_000..70_000).contains(&taken), "{taken}");
+    assert!(log.usage().bytes <= (256 << 10) + options.segment_size);
+    let room = log.control_room(blocks.len());
+    tokio::pin!(room);
+    assert!(futures_now(room.as_mut()).is_pending());
+    log.release(log.committed() / 2);
+    room.await;
+    append_control(&log, b"fits").await;
 }
 
 #[tokio::test]

@@ -212,7 +212,6 @@ impl Writer {
         Some(Before {
             back: u32::try_from(self.sequence - newest.header.sequence).ok()?,
             len: newest.len(),
-            ends_in_control: newest.ends_in_control(),
         })
     }
 

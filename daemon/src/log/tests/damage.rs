@@ -92,6 +92,39 @@ fn a_flipped_bit_in_the_newest_segment_costs_one_frame() {
 }
 
 #[test]
+fn damaged_control_records_are_counted_and_cost_no_event() {
+    let sim = Sim::new(1);
+    let (log, mut writer, _) = open(&sim);
+    let mut offsets = Vec::new();
+    for number in 0..9u8 {
+        offsets.push(log.usage().bytes);
+        match number % 3 {
+            0 => assert_eq!(add(&log, &mut writer), Ok(())),
+            _ => {
+                let Append::Accepted(_) = log.append_control(&control(&[b'a' + number])) else {
+                    panic!("refused")
+                };
+                writer.step(Instant::now());
+            }
+        }
+    }
+    drop((log, writer));
+    // The first one behind the second event.
+    sim.flip(&segments(&sim)[0], offsets[4] as usize + 30, 2);
+    sim.kill();
+    for opening in 0..2 {
+        let (log, _, recovery) = open(&sim);
+        assert_eq!(recovery.control_lost, 1 - opening, "it is counted once");
+        assert_eq!(log.control_lost(), 1 - opening);
+        assert_eq!(restored(&log, 1), ["1", "b", "c", "2", "f", "3", "h", "i"]);
+        assert_eq!((read(&mut log.reader(1)).0.len(), log.losses()), (3, vec![]));
+        assert_eq!(quarantined(&sim).len(), 1);
+        drop(log);
+        sim.kill();
+    }
+}
+
+#[test]
 fn a_flipped_bit_in_an_older_segment_is_found_when_it_is_read() {
     let sim = written();
     sim.flip(&segments(&sim)[0], 1024 + 3100 * 3, 5);

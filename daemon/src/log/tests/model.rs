@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
+use tidegate_event::record::{Block, write_control};
+
 use super::super::frame;
 use super::super::scan::{Frames, Scan};
 use super::super::storage::sim::Sim;
@@ -23,16 +25,29 @@ struct World {
     options: Options,
     open: Option<(Arc<Log>, Writer)>,
     reader: Option<Reader>,
-    waiting: Vec<(Commit, Vec<u64>)>,
+    waiting: Vec<(Commit, Sent)>,
     /// LSN and tag of every event that was answered, or that was seen after a crash.
     stored: BTreeMap<Lsn, u64>,
     /// Tags of events whose fate nobody was told, or who were refused by a failed commit.
     unsure: BTreeSet<u64>,
+    /// Control records by tag that were answered, or seen after a crash, with the LSN of the event
+    /// that they lie before.
+    control: BTreeMap<u64, Lsn>,
+    unsure_control: BTreeSet<u64>,
     released: Lsn,
+    /// Control records up to this tag are released, whatever the LSN.
+    released_control: u64,
     next_tag: u64,
     id: Option<EventId>,
-    /// Whether bits were flipped.
+    /// Whether bits may be flipped, and were.
+    flips: bool,
     damaged: bool,
+}
+
+/// What was handed to the log, by its tags.
+enum Sent {
+    Events(Vec<u64>),
+    Control(u64),
 }
 
 impl World {
@@ -50,9 +65,13 @@ impl World {
             waiting: Vec::new(),
             stored: BTreeMap::new(),
             unsure: BTreeSet::new(),
+            control: BTreeMap::new(),
+            unsure_control: BTreeSet::new(),
             released: 1,
+            released_control: 0,
             next_tag: 1,
             id: None,
+            flips: seed % 2 == 0,
             damaged: false,
         };
         world.reopen();
@@ -67,7 +86,9 @@ impl World {
     fn reopen(&mut self) {
         self.settle();
         (self.reader, self.open) = (None, None);
-        self.unsure.extend(self.waiting.drain(..).flat_map(|(_, tags)| tags));
+        for (_, sent) in std::mem::take(&mut self.waiting) {
+            self.not_told(sent);
+        }
         // While opening it has a test of its own: the last frame, if nobody was answered, may vanish.
         self.sim.fail_syncs(0);
         let storage = Arc::new(self.sim.clone());
@@ -94,7 +115,27 @@ impl World {
             .collect();
         let appended = self.log().append(&mut block(payloads.iter().map(Vec::as_slice)));
         if let Append::Accepted(commit) = appended {
-            self.waiting.push((commit, tags));
+            self.waiting.push((commit, Sent::Events(tags)));
+        }
+    }
+
+    fn append_control(&mut self) {
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        let mut body = tag.to_le_bytes().to_vec();
+        body.resize(8 + self.rng.usize(..200), tag as u8);
+        let mut blocks = Vec::new();
+        write_control(tag as u8, &body, &mut blocks);
+        if let Append::Accepted(commit) = self.log().append_control(&blocks) {
+            self.waiting.push((commit, Sent::Control(tag)));
+        }
+    }
+
+    /// Nobody knows what became of it.
+    fn not_told(&mut self, sent: Sent) {
+        match sent {
+            Sent::Events(tags) => self.unsure.extend(tags),
+            Sent::Control(tag) => drop(self.unsure_control.insert(tag)),
         }
     }
 
@@ -109,11 +150,16 @@ impl World {
     fn settle(&mut self) {
         let mut context = Context::from_waker(std::task::Waker::noop());
         let waiting = std::mem::take(&mut self.waiting);
-        for (mut commit, tags) in waiting {
-            match Pin::new(&mut commit).poll(&mut context) {
-                Poll::Pending => self.waiting.push((commit, tags)),
-                Poll::Ready(Err(NotStored)) => self.unsure.extend(tags),
-                Poll::Ready(Ok(lsns)) => {
+        for (mut commit, sent) in waiting {
+            let answer = Pin::new(&mut commit).poll(&mut context);
+            match (answer, sent) {
+                (Poll::Pending, sent) => self.waiting.push((commit, sent)),
+                (Poll::Ready(Err(NotStored)), sent) => self.not_told(sent),
+                (Poll::Ready(Ok(lsns)), Sent::Control(tag)) => {
+                    assert!(lsns.is_empty());
+                    self.control.insert(tag, *lsns.start());
+                }
+                (Poll::Ready(Ok(lsns)), Sent::Events(tags)) => {
                     assert_eq!(lsns.clone().count(), tags.len());
                     assert!(self.stored.keys().next_back().is_none_or(|last| last < lsns.start()));
                     self.stored.extend(lsns.zip(tags));
@@ -125,6 +171,11 @@ impl World {
     fn release(&mut self) {
         let before = self.rng.u64(..=self.log().committed() + 1);
         self.released = self.released.max(before);
+        if self.rng.u32(..8) == 0 {
+            self.log().release_control(self.log().control_mark());
+            let last = self.control.last_key_value();
+            self.released_control = last.map_or(0, |(tag, _)| *tag);
+        }
         self.log().release(before);
     }
 
@@ -175,12 +226,60 @@ impl World {
     fn check_all(&mut self) {
         let mut reader = self.log().reader(1);
         self.check(&mut reader);
+        self.check_control();
+    }
+
+    /// Whoever has the event before which all is released sees every control record behind it that
+    /// was answered, once, in order, between the events that it was answered between.
+    fn check_control(&mut self) {
+        let mut restore = self.log().restore(self.released);
+        let mut chunk = Chunk::default();
+        let mut seen = BTreeMap::new();
+        loop {
+            match restore.read(&mut chunk, 4096).unwrap() {
+                Read::Tail => break,
+                Read::Lost(_) => continue,
+                Read::Frames => {}
+            }
+            for frame in chunk.frames() {
+                let mut lsn = frame.first.lsn;
+                for block in frame.blocks() {
+                    match block.unwrap() {
+                        Block::Events(events) => lsn += u64::from(events.count),
+                        Block::Control { control, body } => {
+                            assert!(frame.has_control);
+                            let tag = u64::from_le_bytes(body[..8].try_into().expect("a tag"));
+                            assert!(
+                                control == tag as u8 && body[8..].iter().all(|b| *b == control)
+                            );
+                            let last = seen.last_key_value().map(|(tag, _)| *tag);
+                            assert!(last < Some(tag), "order");
+                            seen.insert(tag, lsn);
+                        }
+                    }
+                }
+            }
+        }
+        for (tag, lsn) in &seen {
+            match self.control.get(tag) {
+                Some(answered) => assert_eq!(answered, lsn, "control record {tag}"),
+                None => assert!(self.unsure_control.remove(tag), "nobody wrote {tag}"),
+            }
+            self.control.insert(*tag, *lsn);
+        }
+        let quarantined = self.sim.list(Path::new("/log/quarantine")).unwrap();
+        let damaged = self.damaged && !quarantined.is_empty();
+        for (tag, lsn) in self.control.range(self.released_control + 1..) {
+            let kept = *lsn <= self.released || seen.contains_key(tag);
+            assert!(kept || damaged, "control record {tag} before {lsn} is lost in silence");
+        }
     }
 
     fn run(&mut self) {
         for _ in 0..STEPS {
             match self.rng.u32(..200) {
-                0..95 => self.append(),
+                0..75 => self.append(),
+                75..95 => self.append_control(),
                 95..170 => {
                     self.step();
                 }
@@ -188,7 +287,7 @@ impl World {
                 178..181 => self.sim.fail_syncs(self.rng.u32(1..5)),
                 181..183 => self.sim.leave_room(self.rng.usize(..8000)),
                 183..187 => self.sim.leave_room(usize::MAX >> 1),
-                187 => self.flip(),
+                187 if self.flips => self.flip(),
                 188..192 => {
                     let mut reader =
                         self.reader.take().unwrap_or_else(|| self.log().reader(self.released));
@@ -225,7 +324,8 @@ impl World {
                 _ => {}
             }
             let usage = self.log().usage();
-            assert!(usage.bytes <= self.options.max_size, "{usage:?}");
+            let reserve = self.options.segment_size;
+            assert!(usage.bytes <= self.options.max_size + reserve, "{usage:?}");
         }
         self.drains();
     }
