@@ -119,6 +119,16 @@ impl Gateway {
         http::get_json(self.admin, "/status")
     }
 
+    /// What waits for the sink `cloud`: `lag-events` or `lag-seconds` of the status.
+    #[track_caller]
+    pub fn lag(&self, which: &str) -> u64 {
+        let status = self.status();
+        let sinks = status["sinks"].as_array().cloned().unwrap_or_default();
+        let sink = sinks.iter().find(|sink| sink["name"] == "cloud");
+        let lag = sink.and_then(|sink| sink[which].as_u64());
+        lag.unwrap_or_else(|| panic!("no {which} of the sink cloud in {status}"))
+    }
+
     /// The sum of a metric over its labels; 0 when it is not there.
     #[track_caller]
     pub fn metric(&self, name: &str) -> f64 {

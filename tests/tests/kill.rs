@@ -66,6 +66,8 @@ fn a_kill_while_the_upstream_is_away_keeps_the_backlog() {
     receiver.stop();
     let mut fleet = Fleet::connect(gateway.mqtt(), &Shape::default()).unwrap();
     fleet.run(Run::messages(20_000, LATER));
+    // Whatever the daemon saves about its sink is on disk by then.
+    eventually("the backlog is old", SOON, || gateway.lag("lag-seconds") >= 4);
     gateway.kill9();
     gateway.restart();
     receiver.restart();

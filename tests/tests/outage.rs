@@ -11,16 +11,6 @@ use tidegate_tests::wire::Wire;
 const RATE: u64 = 5_000;
 const QUOTA_EXCEEDED: u8 = 0x97;
 
-/// Events that wait for the sink `cloud`.
-#[track_caller]
-fn lag(gateway: &Gateway) -> u64 {
-    let status = gateway.status();
-    let sinks = status["sinks"].as_array().cloned().unwrap_or_default();
-    let sink = sinks.iter().find(|sink| sink["name"] == "cloud");
-    let lag = sink.and_then(|sink| sink["lag-events"].as_u64());
-    lag.unwrap_or_else(|| panic!("no lag-events of the sink cloud in {status}"))
-}
-
 #[test]
 fn an_outage_refuses_nothing_and_drains_without_gap_or_duplicate() {
     let mut receiver = Receiver::start();
@@ -30,16 +20,18 @@ fn an_outage_refuses_nothing_and_drains_without_gap_or_duplicate() {
     eventually("events upstream", SOON, || receiver.stored() > RATE / 2);
 
     receiver.stop();
-    eventually("the lag grows", LATER, || lag(&gateway) > 3 * RATE);
+    eventually("the lag grows", LATER, || gateway.lag("lag-events") > 3 * RATE);
     receiver.restart();
-    eventually("the backlog drains while the load goes on", LATER, || lag(&gateway) < RATE / 2);
+    eventually("the backlog drains while the load goes on", LATER, || {
+        gateway.lag("lag-events") < RATE / 2
+    });
 
     let (fleet, report) = load.stop();
     assert_eq!((report.broken, report.refused), (None, 0));
     assert_eq!(report.acknowledged, report.sent);
     let tally = Tally::is_complete(&receiver, &fleet);
     assert_eq!((tally.events(), receiver.missing()), (report.sent, 0));
-    eventually("no lag is left", SOON, || lag(&gateway) == 0);
+    eventually("no lag is left", SOON, || gateway.lag("lag-events") == 0);
     gateway.stop();
 }
 
