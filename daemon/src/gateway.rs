@@ -18,15 +18,15 @@ use tidegate_config::{Config, Gateway as GatewayConfig, Listener as ListenerConf
 use tidegate_event::cloudevents::Encoder;
 use tidegate_event::{Lane, Lsn};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::{Admin, Latch, Readiness, Sources};
 use crate::bus::{self, BusHandle};
-use crate::clock::Clock;
+use crate::clock::{Clock, unix_micros};
 use crate::commands::Failure;
 use crate::forward::{self, ForwarderHandle};
 use crate::gate::Gate;
-use crate::listener::{self, Listener};
+use crate::listener::{self, Listener, Tls, Transport};
 use crate::log::{self, FileSystem, Log, OpenError, Storage};
 use crate::services::{self, Services};
 use crate::state::retention::Retention;
@@ -35,6 +35,8 @@ use crate::supervise::{Role, Supervisor};
 
 /// How long connections may take to end, once the drain began.
 const WRITERS_LIMIT: Duration = Duration::from_secs(5);
+/// Days before its end at which a certificate is worth a warning.
+const EXPIRES_SOON: i64 = 14;
 /// How long everything behind the log may take: the forwarders' grace period and their last answer.
 const READERS_LIMIT: Duration = Duration::from_secs(10);
 
@@ -47,6 +49,7 @@ pub struct Gateway {
     readers: Supervisor,
     parts: Arc<Parts>,
     addresses: Vec<(&'static str, SocketAddr)>,
+    transports: Vec<(SocketAddr, Arc<Transport>)>,
     data_dir: PathBuf,
 }
 
@@ -117,12 +120,18 @@ impl Gateway {
     pub async fn start(config: &Config) -> Result<Self, Failure> {
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
+        let mut transports = Vec::new();
         for ListenerConfig::Mqtt(mqtt) in &config.listeners {
             let bind = mqtt.bind;
             let anonymous = mqtt.allow_anonymous || bind.ip().is_loopback();
-            let listener = Listener::bind(bind, anonymous)
+            let transport = Transport::new(mqtt).map_err(|problem| {
+                Failure::new(Failure::EX_CONFIG, format!("listener on {bind}: {problem}"))
+            })?;
+            let listener = Listener::bind(bind, anonymous, transport)
                 .map_err(|error| Failure::bind("listener mqtt", bind, &error))?;
-            addresses.push(("mqtt", local(listener.local_addr())?));
+            let address = local(listener.local_addr())?;
+            addresses.push((listener.transport().scheme(), address));
+            transports.push((address, Arc::clone(listener.transport())));
             listeners.push(listener);
         }
         let bind = config.admin.bind;
@@ -174,12 +183,46 @@ impl Gateway {
             listener.serve(shared.clone());
         }
         drop::<Latch>(latch);
-        Ok(Self { writers, readers, parts, addresses, data_dir })
+        let gateway = Self { writers, readers, parts, addresses, transports, data_dir };
+        gateway.look_at_certificates();
+        Ok(gateway)
     }
 
     /// Every bound address, with what is served there.
     pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
         &self.addresses
+    }
+
+    /// Reads the listeners' certificates again, for connections that are still to come. What cannot be
+    /// used is told, and what was used so far stays.
+    pub fn reload(&self) {
+        for (address, transport) in &self.transports {
+            match transport.reload() {
+                Ok(()) if transport.tls().is_some() => {
+                    info!("the certificates of the listener on {address} were read again");
+                }
+                Ok(()) => {}
+                Err(problem) => {
+                    error!("the listener on {address} keeps its old certificates: {problem}");
+                }
+            }
+        }
+        self.look_at_certificates();
+    }
+
+    fn look_at_certificates(&self) {
+        let now = unix_micros() / 1_000_000;
+        for (address, transport) in &self.transports {
+            let Some(not_after) = transport.tls().and_then(Tls::not_after) else { continue };
+            self.parts.listener.certificate_ends(*address, not_after);
+            match (not_after - now).div_euclid(86_400) {
+                ..0 => warn!("the certificate of the listener on {address} has expired"),
+                days @ 0..EXPIRES_SOON => {
+                    warn!("the certificate of the listener on {address} expires in {days} days");
+                }
+                _ => {}
+            }
+        }
     }
 
     /// How it stands.

@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::Failure;
 use super::check;
-use super::signals::Stop;
+use super::signals::{Reload, Stop};
 use crate::gateway::Gateway;
 
 pub(super) fn run(config_file: &Path) -> Result<(), Failure> {
@@ -15,11 +15,21 @@ pub(super) fn run(config_file: &Path) -> Result<(), Failure> {
     super::start_logging(&config.log_output)?;
     super::runtime()?.block_on(async {
         let mut stop = Stop::listen()?;
+        let mut reload = Reload::listen()?;
         let gateway = Gateway::start(&config).await?;
         announce(&gateway);
-        tokio::select! {
-            signal = stop.requested() => info!("{signal}: stopping"),
-            () = gateway.failed() => {}
+        loop {
+            tokio::select! {
+                signal = stop.requested() => {
+                    info!("{signal}: stopping");
+                    break;
+                }
+                () = reload.requested() => {
+                    info!("SIGHUP: reading certificates again");
+                    gateway.reload();
+                }
+                () = gateway.failed() => break,
+            }
         }
         let left = gateway.drain().await;
         info!("stopped; {left}");

@@ -11,15 +11,28 @@ pub(super) struct Stop {
     interrupt: Signal,
 }
 
+/// SIGHUP: read what may have been replaced again.
+#[derive(Debug)]
+pub(super) struct Reload(Signal);
+
+impl Reload {
+    /// From now on the signal does not end the process.
+    pub(super) fn listen() -> Result<Self, Failure> {
+        listen_for(SignalKind::hangup()).map(Self)
+    }
+
+    /// Resolves when one comes.
+    pub(super) async fn requested(&mut self) {
+        self.0.recv().await;
+    }
+}
+
 impl Stop {
     /// From now on the signals do not end the process by themselves.
     pub(super) fn listen() -> Result<Self, Failure> {
-        let on = |kind| {
-            signal(kind).map_err(|error| Failure::system("cannot listen for signals", &error))
-        };
         Ok(Self {
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
+            terminate: listen_for(SignalKind::terminate())?,
+            interrupt: listen_for(SignalKind::interrupt())?,
         })
     }
 
@@ -30,4 +43,8 @@ impl Stop {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+fn listen_for(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::system("cannot listen for signals", &error))
 }

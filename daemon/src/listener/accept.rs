@@ -1,55 +1,46 @@
 //! The accept loop: bounded, and not to be stopped by a shortage of file descriptors.
 
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::{Metrics, Shared, connect};
+use super::places::{Full, Place};
+use super::transport::{HandshakeError, Transport};
+use super::{Listener, Shared, connect};
 use crate::gate::Peer;
 use crate::supervise::Role;
 
 /// After an error that the next attempt would meet again (EMFILE, ENFILE, ENOBUFS, ENOMEM).
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Counts an open connection as long as it lives.
-struct Counted {
-    metrics: Metrics,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.metrics.connections.dec();
-    }
-}
-
-/// Accepts on `socket` until the drain; `anonymous` clients too, or not.
-pub(super) fn serve(socket: TcpListener, anonymous: bool, shared: Shared) {
-    let address = socket.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
+/// Accepts on the listener's socket until the drain.
+pub(super) fn serve(listener: Listener, shared: Shared) {
+    let address = listener.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
     let supervisor = shared.supervisor.clone();
     let drain = supervisor.drain().clone();
-    supervisor.spawn(format!("mqtt listener {address}"), Role::Critical, async move {
+    let name = format!("{} listener {address}", listener.transport.scheme());
+    supervisor.spawn(name, Role::Critical, async move {
         tokio::select! {
-            () = run(&socket, anonymous, &shared, &address) => {}
+            () = run(&listener, &shared, &address) => {}
             () = drain.cancelled() => info!("no more connections are accepted on {address}"),
         }
     });
 }
 
-async fn run(socket: &TcpListener, anonymous: bool, shared: &Shared, address: &str) {
-    let mut full = false;
+async fn run(listener: &Listener, shared: &Shared, address: &str) {
+    let mut full = None;
     loop {
-        match socket.accept().await {
+        match accept(&listener.socket).await {
             Ok((stream, peer)) => {
-                let refused = admit(stream, Peer::new(peer, anonymous), shared).is_err();
-                if refused && !full {
-                    let limit = shared.limits.max_connections;
-                    warn!(
-                        "connections to {address} are refused: limits.max-connections is {limit}"
-                    );
+                let refused = admit(listener, stream, peer, shared).err();
+                if let Some(limit) = refused.filter(|_| full != refused) {
+                    let key = limit.key();
+                    warn!(%peer, "connections to {address} are refused: limits.{key} is reached");
                 }
                 full = refused;
             }
@@ -60,6 +51,12 @@ async fn run(socket: &TcpListener, anonymous: bool, shared: &Shared, address: &s
             }
         }
     }
+}
+
+/// An IPv4 client of a socket that takes both is shown as one.
+async fn accept(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, peer) = socket.accept().await?;
+    Ok((stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())))
 }
 
 fn is_about_the_peer(why: &io::Error) -> bool {
@@ -74,24 +71,59 @@ fn is_about_the_peer(why: &io::Error) -> bool {
 
 /// Starts a connection's task, if there is room for one.
 fn admit(
+    listener: &Listener,
     stream: TcpStream,
-    peer: Peer,
+    peer: SocketAddr,
     shared: &Shared,
-) -> Result<(), tokio::sync::TryAcquireError> {
-    let permit = shared.room.clone().try_acquire_owned().inspect_err(|_| {
-        shared.metrics.connections_refused.inc();
-    })?;
-    shared.metrics.connections.inc();
-    let counted = Counted { metrics: shared.metrics.clone(), _permit: permit };
+) -> Result<(), Full> {
+    let place = shared.places.take(peer.ip())?;
     // Acknowledgements are written in batches already; Nagle would only hold them back.
     if let Err(why) = stream.set_nodelay(true) {
-        debug!(peer = %peer.address, "TCP_NODELAY could not be set: {why}");
+        debug!(%peer, "TCP_NODELAY could not be set: {why}");
     }
-    let name = format!("mqtt {}", peer.address);
-    let connection = connect::run(stream, peer, shared.clone());
-    shared.supervisor.spawn(name, Role::Ordinary, async move {
-        connection.await;
-        drop(counted);
-    });
+    let name = format!("mqtt {peer}");
+    let begun = begin(
+        Arc::clone(&listener.transport),
+        stream,
+        Peer::new(peer, listener.anonymous),
+        place,
+        shared.clone(),
+    );
+    shared.supervisor.spawn(name, Role::Ordinary, begun);
     Ok(())
+}
+
+/// Shakes hands, then serves the connection.
+async fn begin(
+    transport: Arc<Transport>,
+    socket: TcpStream,
+    mut peer: Peer,
+    place: Place,
+    shared: Shared,
+) {
+    let deadline = Instant::now() + shared.limits.connect_timeout.0;
+    let opened = tokio::select! {
+        opened = timeout_at(deadline, transport.open(socket)) => opened,
+        () = shared.supervisor.drain().cancelled() => return,
+    };
+    let metrics = &shared.metrics;
+    match opened {
+        Ok(Ok((stream, certificate))) => {
+            peer.certificate = certificate.map(Arc::new);
+            connect::run(stream, peer, place, deadline, shared).await;
+        }
+        Ok(Err(why)) => {
+            metrics.failed_handshake(why.label());
+            let peer = peer.address;
+            match why {
+                HandshakeError::Io(_) => debug!(%peer, "{why}"),
+                _ => info!(%peer, "{why}"),
+            }
+        }
+        Err(_) => {
+            metrics.timed_out.inc();
+            metrics.failed_handshake("slow");
+            debug!(peer = %peer.address, "no handshake within limits.connect-timeout");
+        }
+    }
 }

@@ -7,17 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info};
 
 use super::codec::{self, Accepted, Bad, Connect, Framed, Kind, Reason, Refused, Version};
 use super::connection::Connection;
+use super::places::Place;
 use super::wire::Wire;
 use super::{Shared, will};
 use crate::gate::{Identity, Peer, Rejected, Rights};
 
 /// Bytes of a client id: it stands in every block of the log.
 const MAX_CLIENT_ID: usize = 256;
+/// What TLS begins with: the type of a record that carries a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// How long the last words to a client may take.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -47,16 +50,20 @@ enum NotConnected {
     Rejected(Version, Rejected),
 }
 
-/// Serves one connection from its first byte to its last.
-pub(super) async fn run<S>(stream: S, peer: Peer, shared: Shared)
-where
+/// Serves one connection from its first byte to its last; the CONNECT must be there by `deadline`.
+pub(super) async fn run<S>(
+    stream: S,
+    peer: Peer,
+    mut place: Place,
+    deadline: Instant,
+    shared: Shared,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let mut wire = Box::new(Wire::new(stream, shared.metrics.clone()));
     let drain = shared.supervisor.drain();
-    let patience = shared.limits.connect_timeout.0;
     let admitted = tokio::select! {
-        admitted = timeout(patience, admit(&mut wire, &peer, &shared)) => admitted,
+        admitted = timeout_at(deadline, admit(&mut wire, &peer, &shared)) => admitted,
         () = drain.cancelled() => return,
     };
     let peer = peer.address;
@@ -69,6 +76,7 @@ where
         Ok(Err(why)) => return refuse(wire, peer, why, &shared).await,
         Ok(Ok(admitted)) => admitted,
     };
+    place.connected();
     let client = Arc::clone(&admitted.client);
     let stop = drain.child_token();
     let (_entry, before) = shared.clients.enter(Arc::clone(&client), stop.clone());
@@ -116,6 +124,9 @@ where
             return Err(NotConnected::Closed);
         }
         // Whatever else it begins with is not looked at any longer.
+        if wire.unread().first() == Some(&TLS_HANDSHAKE) {
+            return Err(Bad::protocol("TLS, which this listener does not speak").into());
+        }
         if wire.unread().first().is_some_and(|head| head >> 4 != Kind::Connect as u8) {
             return Err(Bad::protocol("first packet is not a CONNECT").into());
         }

@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if let Poll::Ready(acknowledged) = self.inbound.poll(context, &mut self.session, output) {
             return Poll::Ready(acknowledged.map(|()| Wake::Acknowledged));
         }
-        if self.wire.backlog() > 0 {
+        if self.wire.wants_write() {
             let blocked = !self.reads();
             if let Poll::Ready(written) = self.wire.poll_write(context)? {
                 let () = written;

@@ -1,5 +1,7 @@
 //! What the listeners count.
 
+use std::net::SocketAddr;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -12,8 +14,8 @@ use tidegate_event::Qos;
 pub struct Metrics {
     /// Open connections.
     pub connections: Gauge,
-    /// Connections closed at once because of `limits.max-connections`.
-    pub connections_refused: Counter,
+    /// Of those, the ones that have not sent a complete CONNECT.
+    pub connecting: Gauge,
     /// Clients that were let in.
     pub connects: Counter,
     /// Clients that broke the protocol, and lost their connection for it.
@@ -34,6 +36,9 @@ pub struct Metrics {
     pub dropped: Counter,
     /// Wills that could not be published.
     pub wills_lost: Counter,
+    connections_refused: Family<LimitLabel, Counter>,
+    handshakes_failed: Family<ReasonLabel, Counter>,
+    certificates: Family<ListenerLabel, Gauge>,
     received: Family<QosLabel, Counter>,
     denied: Family<ReasonLabel, Counter>,
     received_by_qos: [Counter; 3],
@@ -42,6 +47,16 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QosLabel {
     qos: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabel {
+    listener: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,6 +75,27 @@ impl Metrics {
         self.received_by_qos.iter().map(Counter::get).sum()
     }
 
+    /// Counts a connection closed at once because of `limits.` `limit`.
+    pub fn refused_connection(&self, limit: &'static str) {
+        self.connections_refused.get_or_create(&LimitLabel { limit }).inc();
+    }
+
+    /// Connections closed at once because of a limit.
+    pub fn refused_connections(&self, limit: &'static str) -> u64 {
+        self.connections_refused.get_or_create(&LimitLabel { limit }).get()
+    }
+
+    /// Counts a handshake, of TLS or WebSocket, that came to nothing.
+    pub fn failed_handshake(&self, reason: &'static str) {
+        self.handshakes_failed.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Notes when the certificate of the listener at `listener` ends, in seconds since 1970.
+    pub fn certificate_ends(&self, listener: SocketAddr, not_after: i64) {
+        let label = ListenerLabel { listener: listener.to_string() };
+        self.certificates.get_or_create(&label).set(not_after);
+    }
+
     /// Counts an event that the gate denied.
     pub fn denied(&self, reason: &'static str) {
         self.denied.get_or_create(&ReasonLabel { reason }).inc();
@@ -71,11 +107,6 @@ impl Metrics {
             registry.register(name, help, counter.clone());
         };
         counter("tidegate_connects", "MQTT clients let in", &self.connects);
-        counter(
-            "tidegate_connections_refused",
-            "Connections closed at once because of limits.max-connections",
-            &self.connections_refused,
-        );
         counter(
             "tidegate_clients_malformed",
             "Connections ended because the client broke the protocol",
@@ -110,6 +141,26 @@ impl Metrics {
             "Open MQTT connections",
             self.connections.clone(),
         );
+        registry.register(
+            "tidegate_connecting",
+            "Open connections that have not sent a complete CONNECT",
+            self.connecting.clone(),
+        );
+        registry.register(
+            "tidegate_connections_refused",
+            "Connections closed at once because of a limit",
+            self.connections_refused.clone(),
+        );
+        registry.register(
+            "tidegate_handshakes_failed",
+            "TLS and WebSocket handshakes that came to nothing",
+            self.handshakes_failed.clone(),
+        );
+        registry.register(
+            "tidegate_certificate_not_after_seconds",
+            "When the certificate of a listener ends, in seconds since 1970",
+            self.certificates.clone(),
+        );
         registry.register("tidegate_publishes", "Events received", self.received.clone());
         registry.register(
             "tidegate_publishes_denied",
@@ -125,7 +176,7 @@ impl Default for Metrics {
         let received_by_qos = [0, 1, 2].map(|qos| received.get_or_create_owned(&QosLabel { qos }));
         Self {
             connections: Gauge::default(),
-            connections_refused: Counter::default(),
+            connecting: Gauge::default(),
             connects: Counter::default(),
             malformed: Counter::default(),
             timed_out: Counter::default(),
@@ -136,6 +187,9 @@ impl Default for Metrics {
             refused: Counter::default(),
             dropped: Counter::default(),
             wills_lost: Counter::default(),
+            connections_refused: Family::default(),
+            handshakes_failed: Family::default(),
+            certificates: Family::default(),
             received,
             denied: Family::default(),
             received_by_qos,

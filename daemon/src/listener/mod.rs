@@ -1,7 +1,7 @@
-//! Bytes in: MQTT 3.1.1 and 5.0 over TCP, one task a connection.
+//! Bytes in: MQTT 3.1.1 and 5.0 over TCP, TLS and WebSocket, one task a connection.
 //!
 //! ```text
-//! accept ─▶ connect (CONNECT → CONNACK) ─▶ connection ─┬─ inbound   PUBLISH → gate → commit → PUBACK
+//! accept ─▶ transport (TLS, WebSocket) ─▶ connect (CONNECT → CONNACK) ─▶ connection ─┬─ inbound   PUBLISH → gate → commit → PUBACK
 //!                                                      ├─ session   packet ids, both directions
 //!            wire (buffers)   codec (packets)          └─ outbound  bus → PUBLISH
 //! ```
@@ -28,10 +28,12 @@ mod connection;
 mod inbound;
 mod metrics;
 mod outbound;
+mod places;
 mod session;
 mod subscribing;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod will;
 mod wire;
 
@@ -41,7 +43,6 @@ use std::sync::Arc;
 
 use tidegate_config::Limits;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
 
 use crate::bus::{BusHandle, SubscriberError};
 use crate::gate::{Denied, Gate, Rejected};
@@ -50,6 +51,8 @@ use crate::supervise::Supervisor;
 use clients::Clients;
 use codec::{Bad, Reason};
 pub use metrics::Metrics;
+use places::Places;
+pub use transport::{Tls, TlsProblem, Transport};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: u32 = 1024;
@@ -59,6 +62,7 @@ const BACKLOG: u32 = 1024;
 pub struct Listener {
     socket: TcpListener,
     anonymous: bool,
+    transport: Arc<Transport>,
 }
 
 /// What all listeners, and all their connections, share. Cheap to clone; all clones are one.
@@ -70,8 +74,7 @@ pub struct Shared {
     metrics: Metrics,
     supervisor: Supervisor,
     clients: Clients,
-    /// One permit a connection that may still come.
-    room: Arc<Semaphore>,
+    places: Places,
 }
 
 impl Shared {
@@ -83,15 +86,14 @@ impl Shared {
         metrics: Metrics,
         supervisor: Supervisor,
     ) -> Self {
-        let room = Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS));
         Self {
             gate,
             bus,
+            places: Places::new(&limits, metrics.clone()),
             limits: Arc::new(limits),
             metrics,
             supervisor,
             clients: Clients::default(),
-            room: Arc::new(room),
         }
     }
 }
@@ -99,14 +101,14 @@ impl Shared {
 impl Listener {
     /// Binds and listens: clients may connect, and wait until [`Listener::serve`]. To be called inside
     /// the runtime. `anonymous` says whether clients are let in that have no login.
-    pub fn bind(address: SocketAddr, anonymous: bool) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, anonymous: bool, transport: Transport) -> io::Result<Self> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }?;
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        Ok(Self { socket: socket.listen(BACKLOG)?, anonymous })
+        Ok(Self { socket: socket.listen(BACKLOG)?, anonymous, transport: Arc::new(transport) })
     }
 
     /// Where it listens; tells the port that port 0 became.
@@ -114,9 +116,14 @@ impl Listener {
         self.socket.local_addr()
     }
 
+    /// How its connections begin.
+    pub fn transport(&self) -> &Arc<Transport> {
+        &self.transport
+    }
+
     /// Accepts connections, each a task of its own, until the drain.
     pub fn serve(self, shared: Shared) {
-        accept::serve(self.socket, self.anonymous, shared);
+        accept::serve(self, shared);
     }
 }
 

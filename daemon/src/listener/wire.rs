@@ -26,6 +26,9 @@ pub(super) struct Wire<S> {
     /// What waits to be written.
     pub(super) output: Vec<u8>,
     written: usize,
+    /// Whether the stream has all passed on that was written to it: TLS and WebSocket hold back what a
+    /// full socket does not take.
+    flushed: bool,
     metrics: Metrics,
 }
 
@@ -38,6 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             room: SMALL,
             output: Vec::new(),
             written: 0,
+            flushed: true,
             metrics,
         }
     }
@@ -55,6 +59,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Bytes that wait to be written.
     pub(super) fn backlog(&self) -> usize {
         self.output.len() - self.written
+    }
+
+    /// Whether there is something for [`Wire::poll_write`].
+    pub(super) fn wants_write(&self) -> bool {
+        self.backlog() > 0 || !self.flushed
     }
 
     /// Reads once, and makes room for `total` unread bytes if so many are expected. 0 is the end.
@@ -95,10 +104,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += count;
+            self.flushed = false;
             self.metrics.bytes_out.inc_by(count as u64);
         }
         self.output.clear();
         self.written = 0;
+        if !self.flushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+            self.flushed = true;
+        }
         Poll::Ready(Ok(()))
     }
 

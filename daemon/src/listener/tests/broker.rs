@@ -16,7 +16,7 @@ use super::disk::{Disk, Hung};
 use crate::bus::{self, BusHandle};
 use crate::clock::Clock;
 use crate::gate::Gate;
-use crate::listener::{Listener, Metrics, Shared};
+use crate::listener::{Listener, Metrics, Shared, Transport};
 use crate::log::{Log, Options};
 use crate::state::State;
 use crate::supervise::Supervisor;
@@ -59,7 +59,8 @@ impl Broker {
         let gate = Arc::new(Gate::new(Arc::clone(&log), &limits, Clock::new()));
         let metrics = Metrics::default();
         let shared = Shared::new(gate, bus, limits, metrics.clone(), supervisor.clone());
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), true).unwrap();
+        let listener =
+            Listener::bind("127.0.0.1:0".parse().unwrap(), true, Transport::default()).unwrap();
         let address = listener.local_addr().unwrap();
         listener.serve(shared);
         let disk = Hung(disk);

@@ -189,7 +189,7 @@ async fn one_connection_too_many_is_closed_at_once() {
     let mut second = broker.dial().await;
     second.try_send(&connect(4, "two")).await;
     assert!(second.packet().await.is_empty());
-    assert_eq!(broker.metrics.connections_refused.get(), 1);
+    assert_eq!(broker.metrics.refused_connections("max-connections"), 1);
     assert!(first.ask(&[0xe0, 0]).await.is_empty());
     broker.stop().await;
 }

@@ -1,0 +1,142 @@
+//! What MQTT travels in: TCP, TLS 1.2 and 1.3, WebSocket, secure WebSocket.
+//!
+//! ```text
+//! TcpStream ─▶ TLS handshake ─▶ client's certificate ─▶ WebSocket upgrade ─▶ Stream
+//!              tls.rs           certificate.rs          websocket/
+//! ```
+//!
+//! - A handshake that is slow waits alone, within `limits.connect-timeout`; how many wait at once is
+//!   `limits.max-connecting`. What a handshake computes (signatures, a millisecond with RSA) leaves one
+//!   processor to those who are connected.
+//! - Certificates are read again by [`Transport::reload`]: new connections get the new ones, those that
+//!   exist keep what they have.
+//! - Idle connections hold no buffers here beyond rustls's own state.
+
+mod certificate;
+mod stream;
+mod tls;
+mod websocket;
+
+use std::io;
+use std::time::Duration;
+
+use tidegate_config::{Mqtt, Transport as Carrier};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::gate::Certificate;
+
+use stream::Channel;
+pub(super) use stream::Stream;
+pub use tls::{Tls, TlsProblem};
+use websocket::{Refused, WebSocket};
+
+/// How long a client may take to read why its upgrade was refused.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How the connections of one listener begin.
+#[derive(Debug, Default)]
+pub struct Transport {
+    tls: Option<Tls>,
+    /// For WebSocket: the web pages that may connect.
+    websocket: Option<Vec<String>>,
+}
+
+/// Why a connection did not come to its first MQTT packet.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HandshakeError {
+    #[error("connection lost during the handshake: {0}")]
+    Io(#[from] io::Error),
+    #[error("no TLS: {0}")]
+    Tls(String),
+    #[error("client certificate refused: {0}")]
+    Certificate(String),
+    #[error("no WebSocket: {0}")]
+    WebSocket(Refused),
+}
+
+impl HandshakeError {
+    /// For the metric.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "lost",
+            Self::Tls(_) => "tls",
+            Self::Certificate(_) => "certificate",
+            Self::WebSocket(_) => "websocket",
+        }
+    }
+}
+
+impl Transport {
+    /// As the config says; reads the certificates.
+    ///
+    /// # Errors
+    /// Where a file of `tls.*` cannot be used.
+    pub fn new(config: &Mqtt) -> Result<Self, TlsProblem> {
+        Ok(Self {
+            tls: config.tls.as_ref().map(Tls::load).transpose()?,
+            websocket: (config.transport == Carrier::WebSocket).then(|| config.origins.clone()),
+        })
+    }
+
+    /// What is served, for whoever started the daemon: `mqtt`, `mqtts`, `ws` or `wss`.
+    pub fn scheme(&self) -> &'static str {
+        match (&self.websocket, &self.tls) {
+            (None, None) => "mqtt",
+            (None, Some(_)) => "mqtts",
+            (Some(_), None) => "ws",
+            (Some(_), Some(_)) => "wss",
+        }
+    }
+
+    /// Reads the certificates again. On an error everything stays as it was.
+    ///
+    /// # Errors
+    /// Where a file of `tls.*` cannot be used.
+    pub fn reload(&self) -> Result<(), TlsProblem> {
+        self.tls.as_ref().map_or(Ok(()), Tls::reload)
+    }
+
+    /// `tls.*`, where it has any.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Shakes hands. To be called with a limit on its time; it may be dropped.
+    pub(super) async fn open(
+        &self,
+        socket: TcpStream,
+    ) -> Result<(Stream, Option<Certificate>), HandshakeError> {
+        let (mut channel, certificate) = match &self.tls {
+            None => (Channel::Tcp(socket), None),
+            Some(tls) => {
+                let (stream, certificate) = Box::pin(tls.accept(socket)).await?;
+                (Channel::Tls(Box::new(stream)), certificate)
+            }
+        };
+        let Some(origins) = &self.websocket else {
+            return Ok((Stream::Direct(channel), certificate));
+        };
+        match websocket::upgrade(&mut channel, origins).await? {
+            Ok(early) => {
+                Ok((Stream::WebSocket(Box::new(WebSocket::new(channel, early))), certificate))
+            }
+            Err(refused) => {
+                // Whoever does not read it has gone.
+                let _ = timeout(FAREWELL, refuse(&mut channel, &refused)).await;
+                Err(HandshakeError::WebSocket(refused))
+            }
+        }
+    }
+}
+
+/// Says why, and takes what was sent meanwhile: a socket closed with unread bytes is reset, and the
+/// answer may be lost with it.
+async fn refuse(channel: &mut Channel, refused: &Refused) -> io::Result<()> {
+    channel.write_all(refused.response().as_bytes()).await?;
+    channel.shutdown().await?;
+    let mut rest = [0; 1024];
+    while channel.read(&mut rest).await? > 0 {}
+    Ok(())
+}
