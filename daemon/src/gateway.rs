@@ -27,10 +27,10 @@ use crate::commands::Failure;
 use crate::forward::{self, ForwarderHandle};
 use crate::gate::Gate;
 use crate::listener::{self, Listener, Tls, Transport};
-use crate::log::{self, FileSystem, Log, OpenError, Storage};
+use crate::log::{self, Claim, FileSystem, Log, OpenError, Storage};
 use crate::services::{self, Services};
 use crate::state::retention::Retention;
-use crate::state::{Opened, State};
+use crate::state::{Opened, State, StateError};
 use crate::supervise::{Role, Supervisor};
 
 /// How long connections may take to end, once the drain began.
@@ -141,8 +141,7 @@ impl Gateway {
 
         let storage: Arc<dyn Storage> = Arc::new(FileSystem);
         let data_dir = config.gateway.data_dir.clone();
-        let log = open_log(&storage, config)?;
-        let state = open_state(&log, &config.gateway)?;
+        let (log, state) = open_log_and_state(&storage, config)?;
 
         let writers = Supervisor::new();
         let readers = Supervisor::new();
@@ -161,6 +160,7 @@ impl Gateway {
             retain: config.log.retain.0,
         }
         .start(&readers);
+        watch_writer(&log, &readers);
 
         let listener = listener::Metrics::default();
         listener.register(&mut registry);
@@ -310,7 +310,11 @@ fn local(address: io::Result<SocketAddr>) -> Result<SocketAddr, Failure> {
     address.map_err(|error| Failure::system("cannot tell the address of a socket", &error))
 }
 
-fn open_log(storage: &Arc<dyn Storage>, config: &Config) -> Result<Arc<Log>, Failure> {
+/// The state says which events of the log are known; and the log, which events the state is about.
+fn open_log_and_state(
+    storage: &Arc<dyn Storage>,
+    config: &Config,
+) -> Result<(Arc<Log>, State), Failure> {
     let options = log::Options {
         dir: config.gateway.data_dir.join("log"),
         lane: Lane(0),
@@ -319,40 +323,60 @@ fn open_log(storage: &Arc<dyn Storage>, config: &Config) -> Result<Arc<Log>, Fai
         max_delay: config.log.commit.max_delay.0,
         max_bytes: config.log.commit.max_bytes.as_usize(),
     };
-    let (log, recovery) = Log::open(Arc::clone(storage), options).map_err(|error| {
-        let code = match &error {
-            OpenError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Failure::EX_NOPERM
-            }
-            OpenError::Io { .. } => Failure::EX_CANTCREAT,
-            OpenError::Locked { .. } | OpenError::Newer { .. } => Failure::EX_UNAVAILABLE,
-        };
-        Failure::new(code, error.to_string())
-    })?;
+    let claim = Claim::new(Arc::clone(storage), options).map_err(|error| log_refused(&error))?;
+    let state = open_state(&config.gateway)?;
+    let known = state.known().map_err(|error| state_refused(&error))?;
+    let (log, recovery) = claim.open(known).map_err(|error| log_refused(&error))?;
     for lost in &recovery.quarantined {
         let (first, last) = (lost.start(), lost.end());
-        warn!(
-            first,
-            last, "events are damaged; they were set aside and entered in the loss ledger"
-        );
+        warn!(first, last, "events are damaged or missing; they are entered in the loss ledger");
     }
     if recovery.control_lost > 0 {
         let places = recovery.control_lost;
         warn!(places, "control records are damaged: sessions may have changed since");
     }
-    Ok(log)
+    state.bind(log.id(1).epoch).map_err(|error| state_refused(&error))?;
+    let sinks = &config.sinks;
+    let is_sink = |name: &str| sinks.iter().any(|sink| sink.name == name);
+    state.cursors().retain(is_sink).map_err(|error| state_refused(&error))?;
+    Ok((log, state))
 }
 
-fn open_state(log: &Log, config: &GatewayConfig) -> Result<State, Failure> {
-    let failure = |error| Failure::new(Failure::EX_CANTCREAT, format!("{error}"));
-    let (state, opened) = State::open(&config.data_dir.join("state")).map_err(failure)?;
+fn log_refused(error: &OpenError) -> Failure {
+    let code = match error {
+        OpenError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Failure::EX_NOPERM
+        }
+        OpenError::Io { .. } => Failure::EX_CANTCREAT,
+        OpenError::Locked { .. } | OpenError::Newer { .. } => Failure::EX_UNAVAILABLE,
+    };
+    Failure::new(code, error.to_string())
+}
+
+fn state_refused(error: &StateError) -> Failure {
+    Failure::new(Failure::EX_CANTCREAT, error.to_string())
+}
+
+fn open_state(config: &GatewayConfig) -> Result<State, Failure> {
+    let (state, opened) =
+        State::open(&config.data_dir.join("state")).map_err(|error| state_refused(&error))?;
     match opened {
         Opened::Fine => {}
         Opened::Rebuilt => info!("the state is rebuilt from its checkpoint and the log"),
         Opened::InMemory => warn!("the disk takes no state database; state stays in memory"),
     }
-    state.bind(log.id(1).epoch, log.committed()).map_err(failure)?;
     Ok(state)
+}
+
+/// Without the thread that writes the log nobody is acknowledged any more: then the daemon stops.
+fn watch_writer(log: &Arc<Log>, readers: &Supervisor) {
+    let (log, drain) = (Arc::clone(log), readers.drain().clone());
+    readers.spawn("log-writer", Role::Critical, async move {
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = log.stopped() => {}
+        }
+    });
 }
 
 fn start_bus(

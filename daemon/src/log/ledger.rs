@@ -30,7 +30,7 @@ const CRC_AT: usize = 44;
 pub enum Reason {
     /// The bytes on disk are not what was written; what is left of them is in `quarantine/`.
     Damaged = 1,
-    /// A segment file is not there.
+    /// They are not there: a segment file, or the end of the log.
     Missing = 2,
 }
 

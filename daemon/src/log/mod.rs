@@ -118,11 +118,15 @@
 //! crash of the process alone left in the page cache may not be on disk, and after a failed fdatasync
 //! the kernel calls it clean all the same. If that fails, the log goes on in a new segment.
 //!
+//! A log that ends before an event that somebody has read (a disk that lied about a flush, or a damaged
+//! tail) goes on behind that event, in a new segment, and the gap is entered in the ledger: an LSN that is
+//! known outside, as an id in the cloud, as a cursor, never means another event.
+//!
 //! # What a crash loses
 //!
 //! No event that was answered. Events that were not may be there or not, as with any lost answer. If the
 //! very last frame is damaged while the log is closed, it cannot be told from a torn tail: it is cut, and
-//! nothing is entered in the ledger. If the disk fails while the log is opened *and* the power goes later,
+//! nothing is entered in the ledger, unless somebody had read it. If the disk fails while the log is opened *and* the power goes later,
 //! a last frame that nobody was answered may have been read and be gone.
 
 // One group commit on disk,
@@ -177,6 +181,8 @@ pub use recovery::{OpenError, Recovery};
 pub use restore::Restore;
 pub use storage::{FileSystem, Storage};
 
+use storage::File;
+
 use quarantine::Quarantine;
 use queue::{Need, Queue, Refusal};
 use recovery::{Place, Recovered};
@@ -192,6 +198,82 @@ const LEDGER: &str = "ledger";
 pub struct Log {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The directory of a log, taken: no other process opens it meanwhile.
+#[derive(Debug)]
+pub struct Claim {
+    storage: Arc<dyn Storage>,
+    options: Options,
+    lock: Arc<dyn File>,
+}
+
+impl Claim {
+    /// Creates the directory if it is missing, and takes it.
+    pub fn new(storage: Arc<dyn Storage>, options: Options) -> Result<Self, OpenError> {
+        let dir = &options.dir;
+        storage.create_dir(dir).map_err(OpenError::io("create", dir))?;
+        let lock = dir.join(LOCK);
+        match storage.lock(&lock).map_err(OpenError::io("lock", &lock))? {
+            Some(lock) => Ok(Self { storage, options, lock }),
+            None => Err(OpenError::Locked { path: lock }),
+        }
+    }
+
+    /// Opens the log and starts its writer thread. `known` is the newest event that was read from it
+    /// before, as far as anybody remembers: its LSN and those below are never given again.
+    pub fn open(self, known: Option<EventId>) -> Result<(Arc<Log>, Recovery), OpenError> {
+        let (log, writer, recovery) = self.open_unstarted(known)?;
+        let thread = std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || writer.run())
+            .map_err(OpenError::io("start the writer of", &log.shared.dir))?;
+        *log.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok((Arc::new(log), recovery))
+    }
+
+    /// Opens the log, without a thread for its writer.
+    fn open_unstarted(self, known: Option<EventId>) -> Result<(Log, Writer, Recovery), OpenError> {
+        let Self { storage, options, lock } = self;
+        let dir = &options.dir;
+        let quarantine = Quarantine::new(Arc::clone(&storage), dir);
+        let ledger = open_ledger(&storage, dir, &quarantine)?;
+        let place = Place {
+            storage: &storage,
+            dir,
+            lane: options.lane,
+            ledger: &ledger,
+            quarantine: &quarantine,
+        };
+        let recovered = place.recover(known)?;
+        let Recovered { epoch, table, next, sequence, active, report } = recovered;
+        let committed = next - 1;
+        let bytes = table.bytes();
+        info!(
+            dir = %dir.display(), segments = table.0.len(), bytes, last = committed,
+            torn_bytes = report.torn_bytes, lost = report.quarantined.len(),
+            set_aside = report.set_aside.len(), "log opened"
+        );
+        let shared = Arc::new(Shared {
+            storage,
+            epoch,
+            lane: options.lane,
+            queue: Queue::new(options.bounds()),
+            dir: options.dir,
+            table: RwLock::new(table),
+            bytes: AtomicU64::new(bytes),
+            committed: AtomicU64::new(committed),
+            watch: watch::Sender::new(committed),
+            released: AtomicU64::new(0),
+            released_control: AtomicU64::new(0),
+            control_lost: AtomicU64::new(report.control_lost),
+            ledger,
+            quarantine,
+            stopped: watch::Sender::new(false),
+        });
+        let writer = Writer::new(Arc::clone(&shared), active, next, sequence, lock);
+        Ok((Log { shared, writer: Mutex::new(None) }, writer, report))
+    }
 }
 
 /// What [`Log::append`] did with a block.
@@ -246,65 +328,7 @@ impl Log {
         storage: Arc<dyn Storage>,
         options: Options,
     ) -> Result<(Arc<Self>, Recovery), OpenError> {
-        let dir = options.dir.clone();
-        let (log, writer, recovery) = Self::open_unstarted(storage, options)?;
-        let thread = std::thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || writer.run())
-            .map_err(OpenError::io("start the writer of", &dir))?;
-        *log.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        Ok((Arc::new(log), recovery))
-    }
-
-    /// Opens the log, without a thread for its writer.
-    fn open_unstarted(
-        storage: Arc<dyn Storage>,
-        options: Options,
-    ) -> Result<(Self, Writer, Recovery), OpenError> {
-        let dir = &options.dir;
-        storage.create_dir(dir).map_err(OpenError::io("create", dir))?;
-        let lock = dir.join(LOCK);
-        let lock = match storage.lock(&lock).map_err(OpenError::io("lock", &lock))? {
-            Some(lock) => lock,
-            None => return Err(OpenError::Locked { path: lock }),
-        };
-        let quarantine = Quarantine::new(Arc::clone(&storage), dir);
-        let ledger = open_ledger(&storage, dir, &quarantine)?;
-        let place = Place {
-            storage: &storage,
-            dir,
-            lane: options.lane,
-            ledger: &ledger,
-            quarantine: &quarantine,
-        };
-        let recovered = place.recover()?;
-        let Recovered { epoch, table, next, sequence, active, report } = recovered;
-        let committed = next - 1;
-        let bytes = table.bytes();
-        info!(
-            dir = %dir.display(), segments = table.0.len(), bytes, last = committed,
-            torn_bytes = report.torn_bytes, lost = report.quarantined.len(),
-            set_aside = report.set_aside.len(), "log opened"
-        );
-        let shared = Arc::new(Shared {
-            storage,
-            epoch,
-            lane: options.lane,
-            queue: Queue::new(options.bounds()),
-            dir: options.dir,
-            table: RwLock::new(table),
-            bytes: AtomicU64::new(bytes),
-            committed: AtomicU64::new(committed),
-            watch: watch::Sender::new(committed),
-            released: AtomicU64::new(0),
-            released_control: AtomicU64::new(0),
-            control_lost: AtomicU64::new(report.control_lost),
-            ledger,
-            quarantine,
-            stopped: watch::Sender::new(false),
-        });
-        let writer = Writer::new(Arc::clone(&shared), active, next, sequence, lock);
-        Ok((Self { shared, writer: Mutex::new(None) }, writer, report))
+        Claim::new(storage, options)?.open(None)
     }
 
     /// Hands a block to the writer. Never waits for the disk. A block of more than a quarter of
@@ -427,6 +451,12 @@ impl Log {
     /// Commits what waits, then stops the writer; later appends answer [`Append::Unavailable`].
     pub async fn close(&self) {
         self.shared.queue.close();
+        self.stopped().await;
+    }
+
+    /// Resolves when the writer has ended: the log takes nothing any more. Without [`Log::close`] that
+    /// is a fault.
+    pub async fn stopped(&self) {
         // The sender lives as long as this log.
         let _ = self.shared.stopped.subscribe().wait_for(|stopped| *stopped).await;
     }

@@ -122,7 +122,12 @@ impl Reader {
                 self.next = lsns.end() + 1;
                 return Ok(Some(Read::Lost(lsns)));
             }
-            Place::Ahead => return Ok(Some(Read::Tail)),
+            // Released, or at the end of a log that ended too early; and nothing came behind it yet.
+            Place::Ahead => {
+                let lsns = self.next..=self.shared.committed();
+                self.next = lsns.end() + 1;
+                return Ok(Some(Read::Lost(lsns)));
+            }
         };
         match self.shared.storage.open(&segment.path) {
             Ok(file) => {

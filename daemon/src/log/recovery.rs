@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tidegate_event::{Epoch, Lane, Lsn};
+use tidegate_event::{Epoch, EventId, Lane, Lsn};
 use tracing::warn;
 
 use super::ledger::{Ledger, Loss, Reason};
@@ -132,8 +132,8 @@ struct Scanned {
 }
 
 impl Place<'_> {
-    /// Puts the log in order.
-    pub(super) fn recover(&self) -> Result<Recovered, OpenError> {
+    /// Puts the log in order. LSNs go on behind `known`, if that is of this log.
+    pub(super) fn recover(&self, known: Option<EventId>) -> Result<Recovered, OpenError> {
         let mut report = Recovery::default();
         let mut found = self.look(&mut report)?;
         let epoch = epoch(&found);
@@ -158,6 +158,13 @@ impl Place<'_> {
                 Some(header) => self.admit(file, header, following, &mut recovered)?,
                 None => self.give_up(file, &mut recovered),
             }
+        }
+        let known = known.filter(|id| (id.epoch, id.lane) == (recovered.epoch, self.lane));
+        if let Some(id) = known.filter(|id| id.lsn >= recovered.next && id.lsn < Lsn::MAX) {
+            warn!(last = recovered.next - 1, known = id.lsn, "the end of the log is missing");
+            self.lost(recovered.next..=id.lsn, Reason::Missing, &mut recovered);
+            recovered.next = id.lsn + 1;
+            recovered.active = None;
         }
         Ok(recovered)
     }

@@ -23,6 +23,8 @@ pub struct Restore {
     from: Lsn,
     /// The next LSN.
     next: Lsn,
+    /// Behind the last one.
+    end: Lsn,
     at: Option<(Part, Scan)>,
 }
 
@@ -46,7 +48,8 @@ impl Restore {
         let segments: VecDeque<_> = parts.filter(|part| part.end >= from).collect();
         drop(table);
         let oldest = segments.front().map_or(from, |part| part.segment.header.first);
-        Self { shared, segments, from, next: from.max(oldest), at: None }
+        let end = shared.committed() + 1;
+        Self { segments, from, next: from.max(oldest), end, at: None, shared }
     }
 
     /// Fills `chunk` with the frames that follow, up to about `max_bytes` and at least one frame. The
@@ -90,7 +93,15 @@ impl Restore {
 
     /// Opens the next segment.
     fn begin(&mut self) -> Result<Begun, ReadError> {
-        let Some(part) = self.segments.pop_front() else { return Ok(Begun::End) };
+        let Some(part) = self.segments.pop_front() else {
+            let gone = self.next..self.end;
+            self.next = self.next.max(self.end);
+            return Ok(if gone.is_empty() {
+                Begun::End
+            } else {
+                Begun::Lost(gone.start..=gone.end - 1)
+            });
+        };
         let segment = &part.segment;
         let first = segment.header.first;
         if first > self.next {

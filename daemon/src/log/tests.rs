@@ -26,6 +26,14 @@ fn open(options: &Options) -> (Arc<Log>, Recovery) {
     Log::open(Arc::new(FileSystem), options.clone()).unwrap()
 }
 
+/// Without a thread for its writer.
+fn open_unstarted(
+    storage: Arc<dyn Storage>,
+    options: Options,
+) -> Result<(Log, Writer, Recovery), OpenError> {
+    Claim::new(storage, options)?.open_unstarted(None)
+}
+
 /// A block of an event for each payload.
 fn block<'a>(payloads: impl IntoIterator<Item = &'a [u8]>) -> BlockBuilder {
     let mut block = BlockBuilder::new("boiler-7", Received::Synced { unix_micros: 1 });
@@ -159,8 +167,7 @@ async fn a_block_as_large_as_the_newest_segment_gets_room_when_all_is_released()
 #[tokio::test]
 async fn appenders_that_outrun_the_disk_are_refused_until_the_next_commit() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, mut writer, _) =
-        Log::open_unstarted(Arc::new(FileSystem), options(dir.path())).unwrap();
+    let (log, mut writer, _) = open_unstarted(Arc::new(FileSystem), options(dir.path())).unwrap();
     let mut waiting = Vec::new();
     let refused = loop {
         match log.append(&mut block([&[7; 5000][..]])) {
@@ -183,7 +190,7 @@ async fn a_commit_waits_for_more_until_its_delay_is_over_or_its_frame_is_full() 
     let dir = tempfile::tempdir().unwrap();
     let delay = Duration::from_secs(3600);
     let options = Options { max_delay: delay, ..options(dir.path()) };
-    let (log, mut writer, _) = Log::open_unstarted(Arc::new(FileSystem), options).unwrap();
+    let (log, mut writer, _) = open_unstarted(Arc::new(FileSystem), options).unwrap();
     let add =
         |len| assert!(matches!(log.append(&mut block([&vec![7; len][..]])), Append::Accepted(_)));
     let now = std::time::Instant::now();
@@ -269,7 +276,12 @@ async fn append_control(log: &Log, body: &[u8]) -> RangeInclusive<Lsn> {
 /// What a restore from `from` on sees: events by LSN, control records by their body's first byte.
 fn restored(log: &Arc<Log>, from: Lsn) -> Vec<String> {
     let (mut restore, mut chunk, mut seen) = (log.restore(from), Chunk::default(), Vec::new());
-    while restore.read(&mut chunk, 1).unwrap() == Read::Frames {
+    loop {
+        match restore.read(&mut chunk, 1).unwrap() {
+            Read::Frames => {}
+            Read::Tail => return seen,
+            Read::Lost(_) => seen.push("lost".into()),
+        }
         for frame in chunk.frames() {
             seen.extend(frame.events().map(|event| event.unwrap().lsn().to_string()));
             for block in frame.blocks() {
@@ -279,7 +291,6 @@ fn restored(log: &Arc<Log>, from: Lsn) -> Vec<String> {
             }
         }
     }
-    seen
 }
 
 #[tokio::test]
@@ -358,6 +369,59 @@ async fn a_log_full_of_events_has_a_segment_left_for_control_records() {
     log.release(log.committed() / 2);
     room.await;
     append_control(&log, b"fits").await;
+}
+
+#[tokio::test]
+async fn a_writer_that_is_gone_answers_nobody_with_a_promise_and_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, writer, _) = open_unstarted(Arc::new(FileSystem), options(dir.path())).unwrap();
+    let Append::Accepted(commit) = log.append(&mut block([&b"waits"[..]])) else { panic!() };
+    let stopped = log.stopped();
+    tokio::pin!(stopped);
+    assert!(futures_now(stopped.as_mut()).is_pending());
+    drop(writer);
+    stopped.await;
+    assert_eq!(commit.await, Err(NotStored));
+    assert!(matches!(log.append(&mut block([&b"late"[..]])), Append::Unavailable));
+}
+
+#[tokio::test]
+async fn a_log_that_ends_before_what_somebody_has_read_goes_on_behind_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&options(dir.path()));
+    for _ in 0..10 {
+        append(&log, b"read").await;
+    }
+    let known = log.id(10);
+    log.close().await;
+    let segment = dir.path().join("log/00000000000000000001-00000001.seg");
+    let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 100).unwrap();
+
+    let reopen = |known| {
+        let claim = Claim::new(Arc::new(FileSystem), options(dir.path())).unwrap();
+        claim.open(Some(known)).unwrap()
+    };
+    let (log, recovery) = reopen(known);
+    assert_eq!(recovery.quarantined, vec![9..=10]);
+    assert_eq!((log.committed(), log.losses()[0].reason), (10, Reason::Missing));
+    // Whoever has none of it, whoever has all of it, and whoever comes late.
+    let mut readers = [log.reader(1), log.reader(11)];
+    assert_eq!(read(&mut readers[0]), (read(&mut log.reader(1)).0, vec![9..=10]));
+    append(&log, b"new").await;
+    for reader in &mut readers {
+        assert_eq!(read(reader), (vec![(11, b"new".to_vec())], vec![]));
+    }
+    assert_eq!(read(&mut log.reader(9)).1, vec![9..=10]);
+    assert_eq!(restored(&log, 8), ["8", "lost", "11"]);
+    log.close().await;
+    // The same again, or what another log's cursors say, changes nothing.
+    for known in [known, EventId { epoch: tidegate_event::Epoch(1), lsn: 99, ..known }] {
+        let (log, _) = reopen(known);
+        assert_eq!((log.committed(), log.losses().len()), (11, 1));
+        assert_eq!(read(&mut log.reader(9)).1, vec![9..=10]);
+        log.close().await;
+    }
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ impl Site {
         };
         let (log, _) = Log::open(Arc::new(FileSystem), options).unwrap();
         let (state, _) = State::open(&dir.join("state")).unwrap();
-        state.bind(log.id(0).epoch, log.committed()).unwrap();
+        state.bind(log.id(0).epoch).unwrap();
         let gate = Arc::new(Gate::new(log.clone(), &Limits::default(), Clock::new()));
         let (metrics, supervisor) = (Metrics::default(), Supervisor::new());
         Self { services: Services { log, gate, state, metrics, supervisor } }

@@ -20,6 +20,7 @@
 //! also waits while a checkpoint reads its tree.
 
 mod checkpoint;
+mod cursors;
 mod guard;
 pub mod retention;
 mod store;
@@ -32,17 +33,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tidegate_event::{Epoch, Lsn};
+use tidegate_event::{Epoch, EventId, Lane, Lsn};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+pub use cursors::Cursors;
+
 use checkpoint::{Bytes, Item};
+use cursors::CURSORS;
 use store::{Filling, Store, Table, lock};
 
 /// Read models stand under this prefix among the trees on disk.
 const MODEL: &str = "model/";
-/// The trees that are no read models: their version counts their changes.
-const CURSORS: &str = "cursors";
+/// No read model, as the cursors' tree: its version counts its changes.
 const LOG: &str = "log";
 /// In the tree [`LOG`]: the epoch, u64 little-endian.
 const EPOCH: &[u8] = b"epoch";
@@ -59,8 +62,8 @@ struct Inner {
     store: Store,
     models: Mutex<BTreeMap<String, Tree>>,
     cursors: Cursors,
-    /// Held while a checkpoint is written.
-    writing: Mutex<()>,
+    /// What the newest checkpoint covers, if it was written since the start. Held while one is written.
+    newest: Mutex<Option<Covered>>,
     requests: watch::Sender<u64>,
 }
 
@@ -74,21 +77,28 @@ pub struct Tree {
 struct Model {
     table: Table,
     applied: AtomicU64,
+    /// Below this mark it needs no control records; all of them, if it knows none.
+    control: AtomicU64,
     /// Held while the tree is changed, or copied into a checkpoint.
     changing: Mutex<()>,
 }
 
-/// Where each sink stands: by name, the next LSN it wants. Kept in memory and written through.
-#[derive(Debug, Clone)]
-pub struct Cursors {
-    table: Table,
-    positions: Arc<Mutex<Positions>>,
+/// How much of the log is not needed to rebuild something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Covered {
+    /// Events up to and including this one.
+    pub lsn: Lsn,
+    /// Control records below this [`crate::log::Log::control_mark`].
+    pub control: u64,
 }
 
-#[derive(Debug)]
-struct Positions {
-    by_name: BTreeMap<String, Lsn>,
-    changes: u64,
+impl Covered {
+    const ALL: Self = Self { lsn: Lsn::MAX, control: u64::MAX };
+    const NOTHING: Self = Self { lsn: 0, control: 0 };
+
+    fn and(self, other: Self) -> Self {
+        Self { lsn: self.lsn.min(other.lsn), control: self.control.min(other.control) }
+    }
 }
 
 /// What opening the state found and did.
@@ -170,49 +180,59 @@ impl State {
             store,
             models: Mutex::default(),
             cursors,
-            writing: Mutex::default(),
+            newest: Mutex::default(),
             requests: watch::Sender::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, opened))
     }
 
+    /// The newest event of which something here tells: what a cursor has passed, what a read model
+    /// has seen. The log that it is built from has or had it.
+    pub fn known(&self) -> Result<Option<EventId>, StateError> {
+        let Some(epoch) = self.epoch()? else { return Ok(None) };
+        let mut lsn = self.inner.cursors.highest().saturating_sub(1);
+        for table in self.models()? {
+            lsn = lsn.max(table.version()?.unwrap_or_default());
+        }
+        Ok(Some(EventId { epoch, lane: Lane(0), lsn }))
+    }
+
     /// Ties the state to the log that it is built from: with another epoch than last time all LSNs in
-    /// it are void (applied 0, no cursors), and none may lie beyond `last`, the log's newest. To be
-    /// called once, before anything else.
-    pub fn bind(&self, epoch: Epoch, last: Lsn) -> Result<(), StateError> {
-        let store = &self.inner.store;
-        let log = store.table(LOG)?;
+    /// it are void (applied 0, no cursors). To be called once, before the trees are used.
+    pub fn bind(&self, epoch: Epoch) -> Result<(), StateError> {
+        let known = self.epoch()?;
+        if known == Some(epoch) {
+            return Ok(());
+        }
+        if known.is_some() {
+            warn!(%epoch, "the state is of another log");
+        }
+        // They would bring the old LSNs back at the next start.
+        checkpoint::remove_all(&self.inner.dir)?;
+        for table in self.models()? {
+            table.apply(vec![], 0)?;
+        }
+        self.inner.cursors.retain(|_| false)?;
+        let log = self.inner.store.table(LOG)?;
+        let change = (EPOCH.to_vec(), Some(epoch.0.to_le_bytes().to_vec()));
+        log.apply(vec![change], log.version()?.unwrap_or_default() + 1)
+    }
+
+    /// The epoch of the log that it was tied to last.
+    fn epoch(&self) -> Result<Option<Epoch>, StateError> {
         let mut known = None;
-        log.scan(|key, value| {
+        self.inner.store.table(LOG)?.scan(|key, value| {
             if key == EPOCH {
                 known = value.try_into().ok().map(u64::from_le_bytes);
             }
         })?;
-        let same = known == Some(epoch.0);
-        let limit = if same { last } else { 0 };
-        let mut behind = Vec::new();
-        for name in store.names()?.into_iter().filter(|name| name.starts_with(MODEL)) {
-            let table = store.table(&name)?;
-            if table.version()?.is_some_and(|applied| applied > limit) {
-                behind.push(table);
-            }
-        }
-        if same && behind.is_empty() {
-            return Ok(());
-        }
-        if known.is_some() {
-            warn!(%epoch, last, "the state is of another log, or of more of it than is left");
-        }
-        // They would bring the old LSNs back at the next start.
-        checkpoint::remove_all(&self.inner.dir)?;
-        for table in behind {
-            table.apply(vec![], limit)?;
-        }
-        if !same {
-            self.inner.cursors.clear()?;
-        }
-        let change = (EPOCH.to_vec(), Some(epoch.0.to_le_bytes().to_vec()));
-        log.apply(vec![change], log.version()?.unwrap_or_default() + 1)
+        Ok(known.map(Epoch))
+    }
+
+    fn models(&self) -> Result<Vec<Table>, StateError> {
+        let store = &self.inner.store;
+        let names = store.names()?.into_iter().filter(|name| name.starts_with(MODEL));
+        names.map(|name| store.table(&name)).collect()
     }
 
     /// The read model `name`, created if missing.
@@ -224,7 +244,9 @@ impl State {
         }
         let table = self.inner.store.table(&name)?;
         let applied = AtomicU64::new(table.version()?.unwrap_or_default());
-        let tree = Tree { model: Arc::new(Model { table, applied, changing: Mutex::default() }) };
+        let control = AtomicU64::new(u64::MAX);
+        let model = Model { table, applied, control, changing: Mutex::default() };
+        let tree = Tree { model: Arc::new(model) };
         models.insert(name, tree.clone());
         Ok(tree)
     }
@@ -246,15 +268,16 @@ impl State {
         self.inner.cursors.clone()
     }
 
-    /// Writes every tree to the checkpoint file, durably. Afterwards the log below the answer (the
-    /// lowest `applied` of all read models that are open) is not needed to rebuild the state.
-    pub fn checkpoint(&self) -> Result<Lsn, StateError> {
-        let _one_at_a_time = lock(&self.inner.writing);
+    /// Writes every tree to the checkpoint file, durably. Afterwards the log below the answer is not
+    /// needed to rebuild the state, from either of the two checkpoints that are kept: so the first one
+    /// since the start frees nothing.
+    pub fn checkpoint(&self) -> Result<Covered, StateError> {
+        let mut newest = lock(&self.inner.newest);
         let models = lock(&self.inner.models).clone();
         let names = self.inner.store.names()?;
-        let mut lowest = Lsn::MAX;
+        let mut covered = Covered::ALL;
         let (path, bytes) = checkpoint::write(&self.inner.dir, |writer| {
-            lowest = Lsn::MAX;
+            covered = Covered::ALL;
             for name in &names {
                 let table = self.inner.store.table(name)?;
                 // The tree must not change between its version and its last entry.
@@ -262,10 +285,11 @@ impl State {
                     Some(tree) => Some(lock(&tree.model.changing)),
                     None => None,
                 };
-                let _unmoved = (name == CURSORS).then(|| lock(&self.inner.cursors.positions));
+                let _unmoved = (name == CURSORS).then(|| self.inner.cursors.hold());
                 let version = table.version()?.unwrap_or_default();
-                if models.contains_key(name) {
-                    lowest = lowest.min(version);
+                if let Some(tree) = models.get(name) {
+                    let control = tree.model.control.load(Ordering::Acquire);
+                    covered = covered.and(Covered { lsn: version, control });
                 }
                 writer.item(&Item::Tree(name.clone(), version))?;
                 let mut written = Ok(());
@@ -278,13 +302,14 @@ impl State {
             }
             Ok(())
         })?;
-        info!(file = %path.display(), bytes, applied = lowest, "checkpoint written");
-        Ok(lowest)
+        info!(file = %path.display(), bytes, applied = covered.lsn, "checkpoint written");
+        let older = newest.replace(covered).unwrap_or(Covered::NOTHING);
+        Ok(older.and(covered))
     }
 
-    /// The lowest `applied` of all read models that are open: what [`State::checkpoint`] would answer.
-    pub fn applied(&self) -> Lsn {
-        lock(&self.inner.models).values().map(Tree::applied).min().unwrap_or(Lsn::MAX)
+    /// What all read models that are open have: what a checkpoint would cover.
+    pub fn applied(&self) -> Covered {
+        lock(&self.inner.models).values().map(Tree::covered).fold(Covered::ALL, Covered::and)
     }
 
     /// Changes whenever the log waits for the read models to be saved: who saves its tree rarely,
@@ -370,54 +395,14 @@ impl Tree {
         self.model.applied.store(applied, Ordering::Release);
         Ok(())
     }
-}
 
-impl Cursors {
-    fn open(store: &Store) -> Result<Self, StateError> {
-        let table = store.table(CURSORS)?;
-        let mut positions =
-            Positions { by_name: BTreeMap::new(), changes: table.version()?.unwrap_or_default() };
-        table.scan(|name, next| {
-            if let (Ok(name), Ok(next)) = (std::str::from_utf8(name), next.try_into()) {
-                positions.by_name.insert(name.to_owned(), Lsn::from_le_bytes(next));
-            }
-        })?;
-        Ok(Self { table, positions: Arc::new(Mutex::new(positions)) })
+    /// From now on the log keeps control records for this read model, but for those below `mark`, a
+    /// [`crate::log::Log::control_mark`] from before the tree was last saved; 0 for none.
+    pub fn needs_control(&self, mark: u64) {
+        self.model.control.store(mark, Ordering::Release);
     }
 
-    /// The next LSN that `name` wants; `None` for one that never had a cursor.
-    pub fn get(&self, name: &str) -> Option<Lsn> {
-        lock(&self.positions).by_name.get(name).copied()
-    }
-
-    /// Moves the cursor; backwards too. On an error it moves in memory only: after a restart the sink
-    /// gets again, under the same ids, what it already has.
-    pub fn set(&self, name: &str, next: Lsn) -> Result<(), StateError> {
-        let mut positions = lock(&self.positions);
-        if positions.by_name.insert(name.to_owned(), next) == Some(next) {
-            return Ok(());
-        }
-        positions.changes += 1;
-        let change = (name.as_bytes().to_vec(), Some(next.to_le_bytes().to_vec()));
-        self.table.apply(vec![change], positions.changes)
-    }
-
-    /// Forgets `name`, a sink that is no more.
-    pub fn remove(&self, name: &str) -> Result<(), StateError> {
-        let mut positions = lock(&self.positions);
-        if positions.by_name.remove(name).is_none() {
-            return Ok(());
-        }
-        positions.changes += 1;
-        self.table.apply(vec![(name.as_bytes().to_vec(), None)], positions.changes)
-    }
-
-    /// The names that have a cursor.
-    pub fn names(&self) -> Vec<String> {
-        lock(&self.positions).by_name.keys().cloned().collect()
-    }
-
-    fn clear(&self) -> Result<(), StateError> {
-        self.names().iter().try_for_each(|name| self.remove(name))
+    fn covered(&self) -> Covered {
+        Covered { lsn: self.applied(), control: self.model.control.load(Ordering::Acquire) }
     }
 }

@@ -4,8 +4,9 @@
 //! a checkpoint of the state that covers them is on disk. `log.retain` gives way once the log is
 //! three quarters full: what everybody has is not worth refusing what nobody has.
 //!
-//! A checkpoint wears the flash, so events that could go stay until a sixteenth of `log.max-size`
-//! has come together, the log is half full, or a minute has passed. Read models that only remember how
+//! A checkpoint wears the flash, so events that could go stay until an eighth of `log.max-size` has
+//! come together, the log is half full, or a minute has passed. What goes is what the two checkpoints
+//! that are kept both cover, should the newest be damaged: half of that, on average. Read models that only remember how
 //! far they are do so rarely; they are asked to when they alone are in the way.
 //!
 //! A failed state database takes no checkpoint. The daemon goes on without, until the log is three
@@ -86,7 +87,7 @@ impl<F: Fn(Lsn) -> u64> View<F> {
         let worth = |before| {
             let bytes = (self.releasable)(before);
             let pressing = self.is_fuller_than(2) || self.since_release >= GATHER;
-            bytes > 0 && (pressing || bytes >= self.max_size / 16)
+            bytes > 0 && (pressing || bytes >= self.max_size / 8)
         };
         let before = sinks.min(self.models);
         if worth(before) {
@@ -159,15 +160,16 @@ impl Retention {
         let usage = self.log.usage();
         let cursors = self.state.cursors();
         let newest = usage.last.saturating_add(1);
+        let models = self.state.applied();
         let sinks = self.sinks.iter().map(|name| cursors.get(name).unwrap_or_default());
         View {
             usage,
             max_size: self.max_size,
             sinks: sinks.min().unwrap_or(newest).min(newest),
-            models: self.state.applied().saturating_add(1).min(newest),
+            models: models.lsn.saturating_add(1).min(newest),
             retained: marks.protected(Instant::now(), usage.last),
             since_release,
-            releasable: |before| self.log.releasable(before, 0),
+            releasable: move |before| self.log.releasable(before, models.control),
         }
     }
 
@@ -175,7 +177,8 @@ impl Retention {
         let (log, state) = (Arc::clone(&self.log), self.state.clone());
         let task = tokio::task::spawn_blocking(move || {
             let covered = state.checkpoint()?;
-            let before = before.min(covered.saturating_add(1));
+            let before = before.min(covered.lsn.saturating_add(1));
+            log.release_control(covered.control);
             log.release(before);
             debug!(before, "released");
             Ok(())
@@ -248,7 +251,7 @@ mod tests {
     #[test]
     fn little_waits_for_more_or_a_minute_or_a_half_full_log() {
         assert_eq!(view(40, 4, 4, Lsn::MAX).action(), Action::Nothing);
-        assert_eq!(view(40, 9, 9, Lsn::MAX).action(), Action::Release(9));
+        assert_eq!(view(40, 14, 14, Lsn::MAX).action(), Action::Release(14));
         assert_eq!(view(51, 4, 4, Lsn::MAX).action(), Action::Release(4));
         let late = View { since_release: GATHER, ..view(40, 4, 4, Lsn::MAX) };
         assert_eq!(late.action(), Action::Release(4));

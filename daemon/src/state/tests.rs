@@ -26,7 +26,7 @@ fn a_restart_finds_what_was_applied() {
     tree.apply(vec![("b".into(), None)], 9).unwrap();
     state.cursors().set("cloud", 5).unwrap();
     state.cursors().set("other", 6).unwrap();
-    state.cursors().remove("other").unwrap();
+    state.cursors().retain(|name| name != "other").unwrap();
     drop((state, tree));
     let (state, opened) = open(dir.path());
     assert_eq!(opened, Opened::Fine);
@@ -39,7 +39,7 @@ fn a_restart_finds_what_was_applied() {
 /// A state with two checkpoints behind it, and one change later than both.
 fn grown(dir: &Path) {
     let (state, _) = open(dir);
-    state.bind(EPOCH_A, 0).unwrap();
+    state.bind(EPOCH_A).unwrap();
     let (retained, alerts) = (state.tree("retained").unwrap(), state.tree("alerts").unwrap());
     for round in 1..=2_u64 {
         for n in 0..50 {
@@ -48,7 +48,8 @@ fn grown(dir: &Path) {
         }
         alerts.apply(vec![put("rule", &round.to_string())], round * 100).unwrap();
         state.cursors().set("cloud", round * 100).unwrap();
-        assert_eq!(state.checkpoint().unwrap(), round * 100);
+        let older = (round - 1) * 100;
+        assert_eq!(state.checkpoint().unwrap().lsn, older, "the older one counts");
     }
     retained.apply(vec![put("late", "x")], 300).unwrap();
 }
@@ -204,12 +205,18 @@ fn a_cursor_that_went_back_stays_back() {
 fn the_checkpoint_answers_for_the_read_models_that_are_open() {
     let dir = tempfile::tempdir().unwrap();
     let (state, _) = open(dir.path());
-    assert_eq!(state.checkpoint().unwrap(), Lsn::MAX);
+    assert_eq!(state.checkpoint().unwrap(), Covered::NOTHING);
+    assert_eq!(state.checkpoint().unwrap(), Covered::ALL);
     state.tree("gone").unwrap().apply(vec![put("k", "v")], 3).unwrap();
     drop(state);
     let (state, _) = open(dir.path());
-    state.tree("retained").unwrap().apply(vec![], 10).unwrap();
-    assert_eq!(state.checkpoint().unwrap(), 10);
+    let retained = state.tree("retained").unwrap();
+    retained.apply(vec![], 10).unwrap();
+    state.checkpoint().unwrap();
+    assert_eq!(state.checkpoint().unwrap(), Covered { lsn: 10, control: u64::MAX });
+    retained.needs_control(7);
+    state.checkpoint().unwrap();
+    assert_eq!(state.checkpoint().unwrap(), Covered { lsn: 10, control: 7 });
     drop(state);
     std::fs::remove_dir_all(dir.path().join("db")).unwrap();
     let (state, _) = open(dir.path());
@@ -221,20 +228,35 @@ fn another_log_voids_every_lsn_and_keeps_the_entries() {
     let dir = tempfile::tempdir().unwrap();
     grown(dir.path());
     let (state, _) = open(dir.path());
-    state.bind(EPOCH_A, 300).unwrap();
+    state.bind(EPOCH_A).unwrap();
     assert_eq!(state.tree("retained").unwrap().applied(), 300);
     drop(state);
     let (state, _) = open(dir.path());
-    state.bind(EPOCH_A, 250).unwrap();
-    assert_eq!(state.tree("retained").unwrap().applied(), 250);
-    drop(state);
-    let (state, _) = open(dir.path());
-    state.bind(Epoch(0xb), 10).unwrap();
+    state.bind(Epoch(0xb)).unwrap();
     drop(state);
     let (state, _) = open(dir.path());
     let retained = state.tree("retained").unwrap();
     assert_eq!((retained.applied(), retained.load().unwrap().len()), (0, 51));
     assert_eq!(state.cursors().get("cloud"), None);
+}
+
+#[test]
+fn the_newest_event_that_is_known_is_what_a_cursor_passed_or_a_read_model_saw() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, _) = open(dir.path());
+    assert_eq!(state.known().unwrap(), None);
+    state.bind(EPOCH_A).unwrap();
+    let known = || state.known().unwrap().map(|id| (id.epoch, id.lsn));
+    assert_eq!(known(), Some((EPOCH_A, 0)));
+    state.cursors().set("cloud", 5).unwrap();
+    assert_eq!(known(), Some((EPOCH_A, 4)));
+    state.tree("retained").unwrap().apply(vec![], 9).unwrap();
+    state.checkpoint().unwrap();
+    assert_eq!(known(), Some((EPOCH_A, 9)));
+    drop(state);
+    // From the checkpoint, too.
+    std::fs::remove_dir_all(dir.path().join("db")).unwrap();
+    assert_eq!(open(dir.path()).0.known().unwrap().unwrap().lsn, 9);
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Broker {
         let disk = Disk::default();
         let log = open(&disk, dir.path(), max_size);
         let (state, _) = State::open(&dir.path().join("state")).unwrap();
-        state.bind(log.id(0).epoch, log.committed()).unwrap();
+        state.bind(log.id(0).epoch).unwrap();
         let supervisor = Supervisor::new();
         let bus_metrics = bus::Metrics::default();
         let tree = state.tree(bus::TREE).unwrap();

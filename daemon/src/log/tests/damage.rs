@@ -10,7 +10,7 @@ const DIR: &str = "/log";
 
 fn open(sim: &Sim) -> (Arc<Log>, Writer, Recovery) {
     let (log, writer, recovery) =
-        Log::open_unstarted(Arc::new(sim.clone()), options(Path::new("/"))).unwrap();
+        open_unstarted(Arc::new(sim.clone()), options(Path::new("/"))).unwrap();
     (Arc::new(log), writer, recovery)
 }
 
@@ -191,7 +191,7 @@ fn what_is_not_ours_is_set_aside_and_never_deleted() {
     let sim = written();
     let other = Sim::new(2);
     let options = Options { lane: Lane(3), ..options(Path::new("/")) };
-    drop(Log::open_unstarted(Arc::new(other.clone()), options).unwrap());
+    drop(open_unstarted(Arc::new(other.clone()), options).unwrap());
     let lane = other.content(&segments(&other)[0]);
     let epoch = {
         let other = Sim::new(3);
@@ -228,7 +228,7 @@ fn a_newer_version_is_refused_and_left_untouched() {
     }
     sim.set_content(path, &content);
     sim.set_content(&Path::new(DIR).join("notes.txt"), b"to do");
-    let refused = Log::open_unstarted(Arc::new(sim.clone()), options(Path::new("/"))).unwrap_err();
+    let refused = open_unstarted(Arc::new(sim.clone()), options(Path::new("/"))).unwrap_err();
     assert_eq!(
         refused.to_string(),
         "/log/00000000000000000021-00000002.seg: written by a newer version of tidegate (log format \

@@ -92,7 +92,7 @@ impl World {
         // While opening it has a test of its own: the last frame, if nobody was answered, may vanish.
         self.sim.fail_syncs(0);
         let storage = Arc::new(self.sim.clone());
-        let (log, writer, _) = Log::open_unstarted(storage, self.options.clone()).expect("opens");
+        let (log, writer, _) = open_unstarted(storage, self.options.clone()).expect("opens");
         self.open = Some((Arc::new(log), writer));
         self.check_all();
         let id = self.log().id(1);
