@@ -205,6 +205,11 @@ impl Batch {
         self.entries[index].lsn
     }
 
+    /// Bytes of some of the events, at least one.
+    pub(super) fn size(&self, events: &Range<usize>) -> usize {
+        self.entries[events.end - 1].end - self.start(events.start)
+    }
+
     /// A body of some of the events, at least one. All of them, or those of a batch that is no array,
     /// cost no copy.
     pub(super) fn body(&self, events: Range<usize>) -> Bytes {

@@ -33,8 +33,8 @@ pub(super) enum Permit {
     Go,
     /// Not before then; ask again.
     At(Instant),
-    /// Not before the one that goes now is answered; ask again.
-    AfterProbe,
+    /// Not before one that goes now is answered; ask again.
+    AfterAnswer,
 }
 
 impl Breaker {
@@ -51,7 +51,7 @@ impl Breaker {
                 self.state = State::HalfOpen;
                 Permit::Go
             }
-            State::HalfOpen => Permit::AfterProbe,
+            State::HalfOpen => Permit::AfterAnswer,
         }
     }
 
@@ -131,7 +131,7 @@ mod tests {
     fn after_its_time_one_batch_goes_and_the_others_wait_for_it() {
         let (mut breaker, until) = opened(Instant::now());
         assert_eq!(breaker.permit(until), Permit::Go);
-        assert_eq!(breaker.permit(until), Permit::AfterProbe);
+        assert_eq!(breaker.permit(until), Permit::AfterAnswer);
         breaker.answered();
         assert_eq!(breaker.permit(until), Permit::Go);
         assert_eq!(breaker.permit(until), Permit::Go);

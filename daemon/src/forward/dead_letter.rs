@@ -16,7 +16,7 @@ use tidegate_event::record::Properties;
 use tidegate_event::{BlockBuilder, Draft, Lane, Lsn, Property, Qos, Received};
 use tokio::sync::Mutex;
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::debug;
 
 use super::status::{Condition, Monitor};
 use crate::clock;
@@ -68,10 +68,8 @@ impl DeadLetters {
     /// Puts the event at `lsn` away. Ends when it is on disk. `sent` is the event as the bus was
     /// shown it.
     pub(super) async fn put(&self, lsn: Lsn, reason: &str, sent: &[u8]) {
-        warn!(
-            sink = self.monitor.name(), id = %self.log.id(lsn), reason,
-            "the bus will not take this event: dead-letter queue"
-        );
+        // The monitor says it aloud, once in a while.
+        debug!(sink = self.monitor.name(), id = %self.log.id(lsn), reason, "a dead letter");
         let mut letter = self.letter(lsn, reason, sent).await;
         while let Err(why) = self.store(&mut letter).await {
             let dir = self.options.dir.display();

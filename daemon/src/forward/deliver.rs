@@ -1,10 +1,12 @@
 //! Brings one batch to the bus: until it is there, or the part of it that the bus will never take is
 //! in the dead-letter queue.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep};
+use tracing::debug;
 
 use super::batch::Batch;
 use super::dead_letter::DeadLetters;
@@ -12,13 +14,18 @@ use super::metrics::SinkMetrics;
 use super::pace::Pacer;
 use super::partition::Partitions;
 use super::status::{Condition, Monitor};
-use crate::sinks::{Outcome, Sink};
+use super::trust::{MAX_SUSPECTS, Trust};
+use crate::sinks::{Failure, Fate, Message, Outcome, Sink};
+
+/// A message of several events that times out so often in a row is split.
+const TIMEOUTS: u32 = 2;
 
 /// What the batches of a sink share on their way.
 #[derive(Debug)]
 pub(super) struct Courier {
     pub(super) sink: Arc<Sink>,
     pub(super) pacer: Pacer,
+    pub(super) trust: Trust,
     pub(super) monitor: Arc<Monitor>,
     pub(super) metrics: SinkMetrics,
     pub(super) dead_letters: DeadLetters,
@@ -27,55 +34,114 @@ pub(super) struct Courier {
 /// What became of a message in the end.
 enum Verdict {
     Delivered,
+    /// It is to go in halves: too slow for the link, or the bus took it in part and does not say which.
+    Split,
+    /// For each event.
+    Partly(Vec<Fate>),
     Poison(String),
+}
+
+/// An event that the bus refused, while it is open whether the event or the bus is the wrong one.
+struct Suspect {
+    index: usize,
+    reason: String,
+}
+
+/// Where a batch stands.
+struct Delivery<'b> {
+    batch: &'b Batch,
+    /// What is still to be sent; the next part last.
+    parts: Vec<Range<usize>>,
+    suspects: VecDeque<Suspect>,
+    /// Deliveries of the sink before the first of them was refused.
+    since: u64,
+    /// The bus refused everything: what it refused then is not held against an event.
+    is_mistrusted: bool,
 }
 
 impl Courier {
     /// Ends when every event of the batch is done with. Answers the batch's partitions.
     pub(super) async fn deliver(self: Arc<Self>, batch: Batch) -> Partitions {
         let all = 0..batch.count();
-        // The next part last.
-        let mut parts: Vec<Range<usize>> = match self.sink.takes_batches() {
+        let parts = match self.sink.takes_batches() {
             true => vec![all],
             false => all.rev().map(|index| index..index + 1).collect(),
         };
-        while let Some(part) = parts.pop() {
-            let Verdict::Poison(reason) = self.send(&batch, part.clone()).await else {
+        let (suspects, since) = (VecDeque::new(), self.trust.deliveries());
+        let mut delivery = Delivery { batch: &batch, parts, suspects, since, is_mistrusted: false };
+        while let Some(part) = delivery.parts.pop() {
+            if part.len() > 1 && !self.pacer.fits(batch.size(&part)) {
+                delivery.halve(part);
                 continue;
-            };
-            if part.len() > 1 {
-                self.metrics.splits.inc();
-                let (first, second) = halves(part);
-                parts.extend([second, first]);
-            } else {
-                let (lsn, event) = (batch.lsn(part.start), batch.event(part.start));
-                self.dead_letters.put(lsn, &reason, &event).await;
-                self.metrics.dead_letters.inc();
+            }
+            match self.send(&batch, part.clone()).await {
+                Verdict::Delivered => {}
+                Verdict::Split => self.split(&mut delivery, part),
+                Verdict::Poison(_) if part.len() > 1 => self.split(&mut delivery, part),
+                Verdict::Poison(reason) => delivery.suspect(part.start, reason),
+                Verdict::Partly(fates) => delivery.sort(part, fates),
+            }
+            let heals = delivery.is_mistrusted && self.trust.deliveries() != delivery.since;
+            if heals || delivery.suspects.len() > MAX_SUSPECTS || delivery.parts.is_empty() {
+                self.decide(&mut delivery).await;
             }
         }
         batch.partitions()
     }
 
+    fn split(&self, delivery: &mut Delivery<'_>, part: Range<usize>) {
+        self.metrics.splits.inc();
+        delivery.halve(part);
+    }
+
+    /// Puts the suspects into the dead-letter queue, or takes them up again, much later.
+    async fn decide(&self, delivery: &mut Delivery<'_>) {
+        let Some(last) = delivery.suspects.back() else { return };
+        if delivery.is_mistrusted && self.trust.deliveries() != delivery.since {
+            // It is another bus than the one that refused them.
+            delivery.is_mistrusted = false;
+            delivery.take_up_suspects();
+        } else if self.trust.are_poison(delivery.suspects.len(), delivery.since) {
+            while let Some(Suspect { index, reason }) = delivery.suspects.pop_front() {
+                let (lsn, event) = (delivery.batch.lsn(index), delivery.batch.event(index));
+                self.dead_letters.put(lsn, &reason, &event).await;
+                self.metrics.dead_letters.inc();
+            }
+        } else {
+            let message = format!("{}; it takes no event at all: check url and mode", last.reason);
+            self.monitor.trouble(Condition::Misconfigured, "misconfigured", message);
+            self.metrics.failed("misconfigured");
+            self.pacer.mistrusted();
+            delivery.is_mistrusted = true;
+            delivery.take_up_suspects();
+        }
+        delivery.since = self.trust.deliveries();
+    }
+
     /// Sends some of the batch's events in one message until there is a verdict.
     async fn send(&self, batch: &Batch, part: Range<usize>) -> Verdict {
         let message = self.sink.prepare(batch.body(part.clone())).await;
-        let mut failures = 0;
+        let (mut failures, mut timeouts) = (0, 0);
         loop {
             self.pacer.turn(part.len(), message.len()).await;
             let sent = Instant::now();
             let outcome = self.sink.send(&message).await;
-            self.metrics.answer_time.observe(sent.elapsed().as_secs_f64());
+            let took = sent.elapsed();
+            self.metrics.answer_time.observe(took.as_secs_f64());
             match outcome {
                 Outcome::Delivered => {
-                    self.pacer.answered();
-                    self.monitor.delivered();
-                    self.metrics.events.inc_by(part.len() as u64);
-                    self.metrics.bytes.inc_by(message.len() as u64);
+                    self.pacer.arrived(batch.size(&part), took);
+                    self.delivered(part.len(), &message);
                     return Verdict::Delivered;
+                }
+                Outcome::Partly { fates, message: said } => {
+                    self.metrics.failed("partly");
+                    return self.partly(&message, part.len(), fates, said).await;
                 }
                 Outcome::Poison(reason) => {
                     self.pacer.answered();
                     self.metrics.failed("poison");
+                    self.monitor.trouble(Condition::Poison, "poison", reason.clone());
                     return Verdict::Poison(reason);
                 }
                 Outcome::Throttled(pause) => {
@@ -85,11 +151,19 @@ impl Courier {
                     let message = format!("{address} asks for a pause of {} s", pause.as_secs());
                     self.monitor.trouble(Condition::Throttled, "throttled", message);
                 }
-                Outcome::Retry(failure) => {
+                Outcome::Retry(Failure { reason, message, timed_out }) => {
                     failures += 1;
-                    self.metrics.failed(failure.reason);
-                    self.monitor.trouble(Condition::Retrying, failure.reason, failure.message);
+                    timeouts = if timed_out { timeouts + 1 } else { 0 };
+                    self.metrics.failed(reason);
+                    self.monitor.trouble(Condition::Retrying, reason, message);
+                    if timed_out {
+                        self.pacer.timed_out();
+                    }
                     sleep(self.pacer.failed(failures)).await;
+                    if timeouts >= TIMEOUTS && part.len() > 1 {
+                        self.pacer.too_slow(batch.size(&part));
+                        return Verdict::Split;
+                    }
                 }
                 Outcome::Misconfigured(message) => {
                     self.pacer.refused();
@@ -98,6 +172,75 @@ impl Courier {
                 }
             }
         }
+    }
+
+    fn delivered(&self, events: usize, message: &Message) {
+        self.trust.delivered();
+        self.monitor.delivered();
+        self.metrics.events.inc_by(events as u64);
+        self.metrics.bytes.inc_by(message.len() as u64);
+    }
+
+    async fn partly(
+        &self,
+        message: &Message,
+        count: usize,
+        fates: Vec<Fate>,
+        said: String,
+    ) -> Verdict {
+        if fates.len() != count {
+            debug!(sink = self.monitor.name(), "{said}: does not say which events arrived");
+            self.pacer.answered();
+            let said = format!("{said}; it does not say which events it took");
+            self.monitor.trouble(Condition::Poison, "partly", said.clone());
+            return if count > 1 { Verdict::Split } else { Verdict::Poison(said) };
+        }
+        let delivered = fates.iter().filter(|fate| **fate == Fate::Delivered).count();
+        if delivered > 0 {
+            self.delivered(delivered, message);
+        }
+        if fates.contains(&Fate::Retry) {
+            self.monitor.trouble(Condition::Retrying, "partly", said);
+            sleep(self.pacer.failed(1)).await;
+        } else {
+            self.pacer.answered();
+        }
+        Verdict::Partly(fates)
+    }
+}
+
+impl Delivery<'_> {
+    fn halve(&mut self, part: Range<usize>) {
+        let (first, second) = halves(part);
+        self.parts.extend([second, first]);
+    }
+
+    /// They are sent again, before all else.
+    fn take_up_suspects(&mut self) {
+        while let Some(Suspect { index, .. }) = self.suspects.pop_back() {
+            self.parts.push(index..index + 1);
+        }
+    }
+
+    fn suspect(&mut self, index: usize, reason: String) {
+        self.suspects.push_back(Suspect { index, reason });
+    }
+
+    /// Takes up what a part's events came to. Those to be sent again go in one message where they
+    /// stand side by side.
+    fn sort(&mut self, part: Range<usize>, fates: Vec<Fate>) {
+        let mut again: Vec<Range<usize>> = Vec::new();
+        for (index, fate) in part.zip(fates) {
+            match fate {
+                Fate::Delivered => {}
+                Fate::Poison(reason) => self.suspect(index, reason),
+                Fate::Retry => match again.last_mut() {
+                    Some(last) if last.end == index => last.end = index + 1,
+                    _ => again.push(index..index + 1),
+                },
+            }
+        }
+        self.parts.extend(again.into_iter().rev());
     }
 }
 

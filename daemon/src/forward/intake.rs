@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::batch::Batch;
 use super::opens::OpenBatches;
 use super::partition::Partitioner;
-use crate::log::{Chunk, Read, ReadError, Reader};
+use crate::log::{Chunk, Read, ReadError, Reader, Reason};
 use crate::sinks::Sink;
 
 /// Bytes of the log in memory.
@@ -41,7 +41,7 @@ pub(super) struct Filled {
     pub(super) closed: Vec<Batch>,
     /// Events that the sink does not want.
     pub(super) filtered: u64,
-    /// LSNs that cannot be read.
+    /// LSNs that cannot be read. They stand in the log's ledger.
     pub(super) lost: Vec<RangeInclusive<Lsn>>,
     pub(super) end: End,
 }
@@ -106,7 +106,11 @@ impl Intake {
                 }
                 Ok(Read::Lost(range)) => {
                     let next = self.next.max(range.end().saturating_add(1));
-                    filled.lost.push(self.next..=next - 1);
+                    if next > self.next {
+                        // What is damaged or missing the reader has entered itself.
+                        self.reader.enter_loss(self.next..=next - 1, Reason::Released);
+                        filled.lost.push(self.next..=next - 1);
+                    }
                     self.next = next;
                     return filled;
                 }
@@ -125,7 +129,13 @@ impl Intake {
 
     /// Answers whether the whole chunk is done.
     fn encode(&mut self, room: usize, now: Instant, filled: &mut Filled) -> bool {
-        let Self { chunk, next, encoder, sink, filters, partitioner, opens, received, .. } = self;
+        let Self {
+            reader, chunk, next, encoder, sink, filters, partitioner, opens, received, ..
+        } = self;
+        let mut lose = |lsns: RangeInclusive<Lsn>, reason| {
+            reader.enter_loss(lsns.clone(), reason);
+            filled.lost.push(lsns);
+        };
         let mut encoded = 0;
         for frame in chunk.frames() {
             let end = frame.first.lsn.saturating_add(u64::from(frame.count));
@@ -133,13 +143,13 @@ impl Intake {
                 continue;
             }
             if frame.first.lsn > *next {
-                // Released before this sink had it.
-                filled.lost.push(*next..=frame.first.lsn - 1);
+                lose(*next..=frame.first.lsn - 1, Reason::Released);
                 *next = frame.first.lsn;
             }
             for event in frame.events() {
                 let Ok(event) = event else {
-                    filled.lost.push(*next..=end - 1);
+                    // The checksum is right, and the bytes make no sense.
+                    lose(*next..=end - 1, Reason::Damaged);
                     break;
                 };
                 if event.lsn() < *next {

@@ -39,7 +39,7 @@ pub(super) struct SinkMetrics {
     pub(super) dead_letters: Counter,
     /// Events that could not be read from the log.
     pub(super) lost: Counter,
-    /// Batches split because the bus would not take them.
+    /// Batches split because the bus, or the link, would not take them.
     pub(super) splits: Counter,
     /// Events in the log that the cursor has not passed.
     pub(super) lag: Gauge,
@@ -77,7 +77,11 @@ impl Metrics {
             self.dead_letters.clone(),
         );
         sinks.register("lost", "Events that the log no longer had", self.lost.clone());
-        sinks.register("splits", "Batches split to find a poison event", self.splits.clone());
+        sinks.register(
+            "splits",
+            "Batches split: a poison event in them, or too slow for the link",
+            self.splits.clone(),
+        );
         sinks.register("failures", "Requests that did not deliver", self.failures.clone());
         sinks.register("lag_events", "Events not yet delivered", self.lag.clone());
         sinks.register(

@@ -17,7 +17,9 @@
 //! - **Sent** (`deliver.rs`), up to `max-in-flight` at once, when breaker, pauses and rate limits allow
 //!   (`pace.rs`). It stays in memory until it is answered; what fails goes again as it is.
 //! - **Split** where the bus will never take it: in halves, down to the poison event, which goes to the
-//!   dead-letter queue (`dead_letter.rs`), durable before the cursor passes it. The rest goes on.
+//!   dead-letter queue (`dead_letter.rs`), durable before the cursor passes it. The rest goes on. A bus
+//!   that takes nothing at all is not believed (`trust.rs`): then nothing goes there.
+//! - **Split** too where it is too slow for the link: two time-outs in a row (`width.rs`).
 //!
 //! # Order
 //!
@@ -57,8 +59,10 @@ mod breaker;
 mod deliver;
 mod pace;
 mod rate;
+mod width;
 // or out of the way.
 pub mod dead_letter;
+mod trust;
 // The task that does it, and what it shows.
 mod forwarder;
 mod metrics;
@@ -68,7 +72,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tidegate_config::Sink as Config;
-use tidegate_event::Lsn;
 use tidegate_event::cloudevents::Encoder;
 use tracing::{info, warn};
 
@@ -89,6 +92,7 @@ use opens::OpenBatches;
 use pace::Pacer;
 use partition::MAX_PARTITIONS;
 use status::Monitor;
+use trust::Trust;
 
 /// What all forwarders share.
 #[derive(Debug, Clone)]
@@ -122,6 +126,19 @@ pub struct StartError {
     pub name: String,
     /// What is wrong with it.
     pub source: SinkError,
+}
+
+/// Forgets where sinks stood that are no longer in the config. One that comes back starts over, with
+/// the oldest event that the log still has.
+pub fn forget_removed(cursors: &Cursors, sinks: &[Config]) {
+    for name in cursors.names() {
+        if !sinks.iter().any(|sink| sink.name == name) {
+            info!(sink = name, "is no longer in the config: its cursor is forgotten");
+            if let Err(error) = cursors.remove(&name) {
+                warn!(sink = name, "cannot remove the cursor: {error}");
+            }
+        }
+    }
 }
 
 impl ForwarderHandle {
@@ -164,9 +181,11 @@ impl ForwarderHandle {
             config,
             Arc::clone(&monitor),
         );
+        let timeout = sink.timeout();
         let courier = Courier {
             sink,
-            pacer: Pacer::new(config),
+            pacer: Pacer::new(config, timeout),
+            trust: Trust::new(),
             monitor: Arc::clone(&monitor),
             metrics: shared.metrics.of(name),
             dead_letters,
@@ -184,17 +203,6 @@ impl ForwarderHandle {
         let task = format!("forwarder {name}");
         supervisor.spawn(task, Role::Critical, forwarder.run(intake));
         Ok(Self { monitor, log: Arc::clone(log) })
-    }
-
-    /// The sink's name.
-    pub fn name(&self) -> &str {
-        self.monitor.name()
-    }
-
-    /// The next LSN to deliver: everything below is delivered, unwanted, or a dead letter. What is
-    /// saved of it, and so what the log may forget, is in [`Cursors`].
-    pub fn cursor(&self) -> Lsn {
-        self.monitor.cursor()
     }
 
     /// How the sink fares now.

@@ -1,5 +1,5 @@
-//! Whether a sink's next message may go now: the breaker, the pause that the bus asked for, and the
-//! limits of the uplink, together. Shared by the batches in flight.
+//! Whether a sink's next message may go now: the breaker, the pause that the bus asked for, the limits
+//! of the uplink, and what the link carries, together. Shared by the batches in flight.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::backoff::Backoff;
 use super::breaker::{Breaker, Permit};
 use super::rate::Bucket;
+use super::width::Width;
 
 /// The decision, without waiting.
 #[derive(Debug)]
@@ -19,10 +20,16 @@ struct Pace {
     throttled: Option<Instant>,
     events: Bucket,
     bytes: Bucket,
+    width: Width,
+    /// Messages that were told to go and not reported.
+    sending: usize,
 }
 
 impl Pace {
     fn permit(&mut self, now: Instant, events: usize, bytes: usize) -> Permit {
+        if !self.width.has_room(self.sending) {
+            return Permit::AfterAnswer;
+        }
         if let Some(until) = self.throttled
             && now < until
         {
@@ -38,8 +45,14 @@ impl Pace {
         if permit == Permit::Go {
             self.events.take(events);
             self.bytes.take(bytes);
+            self.sending += 1;
         }
         permit
+    }
+
+    /// Whoever was told to go reports.
+    fn reported(&mut self) {
+        self.sending = self.sending.saturating_sub(1);
     }
 }
 
@@ -52,7 +65,8 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    pub(super) fn new(config: &Sink) -> Self {
+    /// For messages of which each may take `timeout`.
+    pub(super) fn new(config: &Sink, timeout: Duration) -> Self {
         let now = Instant::now();
         Self {
             pace: Mutex::new(Pace {
@@ -60,6 +74,8 @@ impl Pacer {
                 throttled: None,
                 events: Bucket::new(config.rate.max_events, now),
                 bytes: Bucket::new(config.rate.max_bytes.map(|size| size.0), now),
+                width: Width::new(config.max_in_flight, timeout),
+                sending: 0,
             }),
             changed: Notify::new(),
             backoff: Backoff::new(&config.retry),
@@ -81,24 +97,35 @@ impl Pacer {
                     () = sleep_until(when) => {}
                     () = changed => {}
                 },
-                Permit::AfterProbe => changed.await,
+                Permit::AfterAnswer => changed.await,
             }
         }
+    }
+
+    /// Whether a body of so many bytes, if it holds more than one event, is one that the link carries.
+    pub(super) fn fits(&self, bytes: usize) -> bool {
+        self.pace().width.fits(bytes)
+    }
+
+    /// A body of so many bytes arrived.
+    pub(super) fn arrived(&self, bytes: usize, took: Duration) {
+        self.pace().width.arrived(bytes, took);
+        self.answered();
     }
 
     /// The bus answered, whatever it said.
     pub(super) fn answered(&self) {
         let mut pace = self.pace();
-        if !pace.breaker.is_closed() {
-            self.changed.notify_waiters();
-        }
+        pace.reported();
         pace.breaker.answered();
+        self.changed.notify_waiters();
     }
 
     /// No answer, or none that counts; the message's `attempts` so far failed. Answers how long this
     /// message waits before it asks for its turn again.
     pub(super) fn failed(&self, attempts: u32) -> Duration {
         let mut pace = self.pace();
+        pace.reported();
         let failures = pace.breaker.failures();
         let until = Instant::now() + self.backoff.delay(failures, fastrand::f64());
         pace.breaker.failed(until);
@@ -110,9 +137,20 @@ impl Pacer {
         }
     }
 
+    /// A message timed out; it is to be reported as failed, too.
+    pub(super) fn timed_out(&self) {
+        self.pace().width.timed_out();
+    }
+
+    /// Bodies of so many bytes are too large for the link.
+    pub(super) fn too_slow(&self, bytes: usize) {
+        self.pace().width.too_slow(bytes);
+    }
+
     /// The bus asked for a pause.
     pub(super) fn throttled(&self, pause: Duration) {
         let mut pace = self.pace();
+        pace.reported();
         pace.breaker.answered();
         pace.throttled = pace.throttled.max(Some(Instant::now() + pause));
         self.changed.notify_waiters();
@@ -120,6 +158,14 @@ impl Pacer {
 
     /// The bus refuses us: try rarely.
     pub(super) fn refused(&self) {
+        let mut pace = self.pace();
+        pace.reported();
+        pace.breaker.open(Instant::now() + self.backoff.max());
+        self.changed.notify_waiters();
+    }
+
+    /// As [`Pacer::refused`], where the messages that show it were reported already.
+    pub(super) fn mistrusted(&self) {
         let mut pace = self.pace();
         pace.breaker.open(Instant::now() + self.backoff.max());
         self.changed.notify_waiters();
@@ -147,7 +193,7 @@ mod tests {
         let mut config = Sink::new("cloud", Bus::Http(Http::new("http://localhost")));
         config.retry.initial = Span::seconds(10);
         adjust(&mut config);
-        Pacer::new(&config)
+        Pacer::new(&config, Duration::from_secs(30))
     }
 
     #[tokio::test(start_paused = true)]
@@ -199,14 +245,29 @@ mod tests {
         let start = Instant::now();
         for _ in 0..11 {
             pacer.turn(100, 10).await;
+            pacer.answered();
         }
         // The first second's allowance is there at the start.
         assert!((9..=10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
         let start = Instant::now();
         for _ in 0..6 {
             pacer.turn(0, 10_000).await;
+            pacer.answered();
         }
         assert!((4..=6).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
         assert!(!pacer.is_held_back());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_time_outs_fewer_messages_go_at_once() {
+        let pacer = pacer(|config| config.max_in_flight = 4);
+        pacer.timed_out();
+        tokio::join!(pacer.turn(1, 1), pacer.turn(1, 1));
+        let start = Instant::now();
+        tokio::join!(pacer.turn(1, 1), async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            pacer.answered();
+        });
+        assert_eq!(start.elapsed().as_secs(), 3);
     }
 }

@@ -26,6 +26,8 @@ pub enum Condition {
     Retrying,
     /// It asked for a pause.
     Throttled,
+    /// It refuses some events, which go to the dead-letter queue.
+    Poison,
     /// It refuses us: someone has to look at the config or the other side.
     Misconfigured,
     /// Poison events are held back: the dead-letter queue takes no more.
@@ -138,6 +140,7 @@ impl Monitor {
                     reason, "refused by {message}; nothing is given up, the events wait on disk"
                 ),
                 (true, Condition::Throttled) => info!(sink, reason, "{message}"),
+                (true, Condition::Poison) => warn!(sink, reason, "refused: {message}"),
                 (true, _) => warn!(sink, reason, "{message}; trying again"),
             }
         }

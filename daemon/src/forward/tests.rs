@@ -1,4 +1,5 @@
 mod bus;
+mod refusals;
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -8,10 +9,10 @@ use tempfile::TempDir;
 use tidegate_config::sink::{Bus as BusConfig, Compression, Http, Mode};
 use tidegate_config::{ByteSize, Span, TopicFilter};
 use tidegate_event::record::Properties;
-use tidegate_event::{BlockBuilder, Draft, Filter, Lane, Property, Qos, Received};
+use tidegate_event::{BlockBuilder, Draft, Filter, Lane, Lsn, Property, Qos, Received};
 
 use super::*;
-use crate::log::{Append, Chunk, FileSystem, Options, Read};
+use crate::log::{Append, Chunk, FileSystem, Options, Read, Reason};
 use crate::state::State;
 
 /// A log, a state and one forwarder.
@@ -173,7 +174,7 @@ async fn an_outage_is_named_and_nothing_is_lost_or_repeated() {
     bus.reopen().await;
     bus.until(500).await;
     assert_eq!(bus.data(), numbers(0..500));
-    eventually("the cursor moves", || handle.cursor() == 501).await;
+    eventually("the cursor moves", || handle.status().cursor == 501).await;
     assert_eq!(handle.status().condition, Condition::Ok);
 }
 
@@ -248,10 +249,10 @@ async fn poison_events_go_to_the_dead_letter_queue_and_the_rest_goes_on() {
             })
             .collect();
     gateway.publish("s", payloads.clone()).await;
-    eventually("the cursor moves", || handle.cursor() == 121).await;
+    eventually("the cursor moves", || handle.status().cursor == 121).await;
     let healthy: Vec<String> = payloads.into_iter().filter(|p| !p.contains("poison")).collect();
     assert_eq!(bus.data(), healthy);
-    assert_eq!(handle.status().condition, Condition::Ok);
+    assert_eq!(handle.status().condition, Condition::Poison, "the last thing it was given");
     gateway.stop().await;
 
     let letters = letters(&gateway);
@@ -298,7 +299,7 @@ async fn a_full_dead_letter_queue_holds_its_sink_up_and_drops_nothing() {
     gateway.publish("s", numbers(0..10)).await;
     eventually("it shows", || handle.status().condition == Condition::DeadLettersFull).await;
     assert!(gateway.metrics().dead_letters.get() < 4);
-    assert!(handle.cursor() < 5, "{}", handle.cursor());
+    assert!(handle.status().cursor < 5, "{}", handle.status().cursor);
 }
 
 #[tokio::test]
@@ -347,7 +348,7 @@ async fn the_cursor_passes_what_the_sink_does_not_want() {
     gateway.publish_to("office/door", "d", &numbers(0..30)).await;
     gateway.publish_to("plant/boiler", "b", &numbers(30..40)).await;
     gateway.publish_to("office/door", "d", &numbers(40..50)).await;
-    eventually("the cursor moves", || handle.cursor() == 51).await;
+    eventually("the cursor moves", || handle.status().cursor == 51).await;
     assert_eq!(bus.data(), numbers(30..40));
     assert_eq!(gateway.metrics().filtered.get(), 40);
 }
@@ -372,7 +373,7 @@ async fn memory_does_not_grow_with_the_backlog() {
     let bound = 5 * 4096 + 400;
     eventually("it is filled", || gateway.metrics().held.get() > 4 * 4096).await;
     assert!(gateway.metrics().held.get() <= bound, "{}", gateway.metrics().held.get());
-    assert_eq!((handle.cursor(), handle.status().lag_events), (1, 1000));
+    assert_eq!((handle.status().cursor, handle.status().lag_events), (1, 1000));
 }
 
 #[tokio::test]
@@ -393,7 +394,7 @@ async fn one_by_one_in_structured_and_binary_mode_and_compressed() {
         assert!(!twice && sources.len() == 5 && bus.requests() == 100);
         assert!(sources.values().all(|data| *data == numbers(0..20)), "{sources:?}");
         assert!(bus.headers().iter().all(|headers| headers["x-tenant"] == "7"));
-        eventually("the cursor moves", || handle.cursor() == 101).await;
+        eventually("the cursor moves", || handle.status().cursor == 101).await;
     }
 }
 
@@ -428,9 +429,23 @@ async fn what_the_log_no_longer_has_is_counted_and_the_rest_goes_on() {
     assert!(first > 1 && first <= 2000);
     gateway.shared.cursors.set("cloud", 1).unwrap();
     let handle = gateway.start();
-    eventually("the cursor moves", || handle.cursor() == 3001).await;
+    eventually("the cursor moves", || handle.status().cursor == 3001).await;
     assert_eq!(gateway.metrics().lost.get(), first - 1);
+    let losses = gateway.shared.log.losses();
+    let entered: Vec<_> = losses.iter().map(|loss| (loss.lsns.clone(), loss.reason)).collect();
+    assert_eq!(entered, [(1..=first - 1, Reason::Released)]);
     assert_eq!(bus.arrived().len() as u64, 3001 - first);
+}
+
+#[tokio::test]
+async fn a_sink_that_was_removed_starts_over_when_it_comes_back() {
+    let bus = Bus::open().await;
+    let gateway = Gateway::new(&bus, |_, _| {});
+    gateway.shared.cursors.set("cloud", 7).unwrap();
+    gateway.shared.cursors.set("gone", 3).unwrap();
+    forget_removed(&gateway.shared.cursors, std::slice::from_ref(&gateway.config));
+    assert_eq!(gateway.shared.cursors.names(), ["cloud"]);
+    assert_eq!(gateway.saved(), Some(7));
 }
 
 #[tokio::test]

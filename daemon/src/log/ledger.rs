@@ -32,6 +32,8 @@ pub enum Reason {
     Damaged = 1,
     /// They are not there: a segment file, or the end of the log.
     Missing = 2,
+    /// Removed while a sink had not got them: its cursor was lost, or stood further than it does.
+    Released = 3,
 }
 
 /// An entry.
@@ -78,6 +80,7 @@ impl Loss {
         let reason = match entry[5] {
             1 => Reason::Damaged,
             2 => Reason::Missing,
+            3 => Reason::Released,
             _ => return None,
         };
         (entry.starts_with(&MAGIC) && entry[CRC_AT..] == crc).then(|| Self {

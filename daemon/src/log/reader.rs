@@ -108,6 +108,12 @@ impl Reader {
         }
     }
 
+    /// Enters in the ledger what [`Reader::read`] answered as lost, or its caller cannot make sense of,
+    /// unless it stands there. Waits for the disk.
+    pub fn enter_loss(&self, lsns: RangeInclusive<Lsn>, reason: Reason) {
+        self.shared.lost(lsns, reason);
+    }
+
     /// The LSN that comes next.
     pub fn position(&self) -> Lsn {
         self.next

@@ -16,6 +16,13 @@ use tidegate_event::cloudevents::Encoder;
 pub enum Outcome {
     /// The bus has all of it.
     Delivered,
+    /// The bus has some of it, perhaps.
+    Partly {
+        /// What became of each event, in order; as many as were sent, or the bus does not say.
+        fates: Vec<Fate>,
+        /// For the operator: what the bus said.
+        message: String,
+    },
     /// The bus asks for a pause before the same batch comes again.
     Throttled(Duration),
     /// It did not arrive, or nobody knows: send it again after a backoff.
@@ -27,6 +34,17 @@ pub enum Outcome {
     Misconfigured(String),
 }
 
+/// What became of one event of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// The bus has it.
+    Delivered,
+    /// The bus does not have it: send it again after a backoff.
+    Retry,
+    /// The bus will never take it.
+    Poison(String),
+}
+
 /// Why a batch is to be sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -34,6 +52,8 @@ pub struct Failure {
     pub reason: &'static str,
     /// For the operator: what failed, on what address.
     pub message: String,
+    /// Whether the message was under way for as long as it may be: the link may be too slow for it.
+    pub timed_out: bool,
 }
 
 /// A bus, ready to send.
@@ -92,6 +112,13 @@ impl Sink {
     pub async fn send(&self, message: &Message) -> Outcome {
         match (self, message) {
             (Self::Http(sink), Message::Http(message)) => sink.send(message).await,
+        }
+    }
+
+    /// How long one message may take.
+    pub fn timeout(&self) -> Duration {
+        match self {
+            Self::Http(sink) => sink.timeout(),
         }
     }
 

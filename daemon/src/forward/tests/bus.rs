@@ -38,6 +38,11 @@ pub(super) struct Rules {
     pub(super) always: Option<Reply>,
     /// Bodies larger than this get 413.
     pub(super) max_body: Option<usize>,
+    /// Bodies larger than this are not answered: the link is too slow for them.
+    pub(super) hang_above: Option<usize>,
+    /// A batch is answered with 207, and each event by itself: `poison` gets 400, `later` 503 the
+    /// first time.
+    pub(super) parts: bool,
     /// Taking a batch takes up to so many milliseconds.
     pub(super) jitter: u64,
 }
@@ -52,6 +57,8 @@ struct Inner {
     now: usize,
     at_once: usize,
     headers: Vec<HeaderMap>,
+    /// Ids that were told to come again.
+    put_off: HashSet<String>,
 }
 
 #[derive(Clone)]
@@ -129,6 +136,20 @@ impl Bus {
     }
 }
 
+impl Inner {
+    fn take_part(&mut self, event: Arrived) -> Value {
+        let status = match &event.data {
+            data if data.contains("poison") => 400,
+            data if data.contains("later") && self.put_off.insert(event.id.clone()) => 503,
+            _ => {
+                self.arrived.push(event);
+                201
+            }
+        };
+        serde_json::json!({ "status": status })
+    }
+}
+
 async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Response {
     let events = events(&headers, &body);
     let sources: HashSet<String> = events.iter().map(|event| event.source.clone()).collect();
@@ -148,7 +169,9 @@ async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Respon
     }
     let reply = {
         let mut inner = bus.inner();
-        inner.rules.script.pop_front().or(inner.rules.always)
+        let hangs = inner.rules.hang_above.is_some_and(|max| body.len() > max);
+        let hangs = hangs.then_some(Reply::Hang);
+        inner.rules.script.pop_front().or(inner.rules.always).or(hangs)
     };
     if matches!(reply, Some(Reply::Hang)) {
         bus.inner().present.retain(|source| !sources.contains(source));
@@ -165,6 +188,11 @@ async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Respon
             Some(Reply::Status(code)) if code != 202 => (status(code), "as told").into_response(),
             Some(Reply::RetryAfter(code, seconds)) => {
                 (status(code), [("retry-after", seconds.to_string())]).into_response()
+            }
+            _ if inner.rules.parts => {
+                let parts: Vec<Value> =
+                    events.into_iter().map(|event| inner.take_part(event)).collect();
+                (status(207), Value::from(parts).to_string()).into_response()
             }
             _ if too_large => status(413).into_response(),
             _ if events.iter().any(|event| event.data.contains("poison")) => {

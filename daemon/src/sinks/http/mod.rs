@@ -31,6 +31,8 @@ use response::Answer;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a refusal's body is read for the operator.
 const EXCERPT: usize = 2048;
+/// How much of a 207's body is read: what it says about each event.
+const MULTI_STATUS: usize = 4 << 20;
 /// How much of an answer's body is read so that its connection can be used again.
 const DISCARD: usize = 64 * 1024;
 
@@ -39,6 +41,7 @@ pub struct HttpSink {
     client: Client,
     url: Url,
     address: String,
+    timeout: Duration,
     mode: Mode,
     compression: Compression,
     headers: HeaderMap,
@@ -121,6 +124,7 @@ impl HttpSink {
             client,
             url,
             address,
+            timeout: config.timeout.0,
             mode: config.mode,
             compression: config.compression,
             headers: headers(config)?,
@@ -169,6 +173,11 @@ impl HttpSink {
         }
     }
 
+    /// How long one request may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Where it POSTs to, without query and credentials.
     pub fn address(&self) -> &str {
         &self.address
@@ -180,12 +189,15 @@ impl HttpSink {
             response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned)
         };
         let (retry_after, location) = (text(RETRY_AFTER), text(LOCATION));
-        let excerpt = if status.is_success() {
+        let (mut excerpt, mut parts) = (String::new(), Vec::new());
+        if status == StatusCode::MULTI_STATUS {
+            parts = beginning(response, MULTI_STATUS).await;
+            excerpt = one_line(&parts[..parts.len().min(EXCERPT)]);
+        } else if status.is_success() {
             discard(response).await;
-            String::new()
         } else {
-            excerpt(response).await
-        };
+            excerpt = one_line(&beginning(response, EXCERPT).await);
+        }
         if status == StatusCode::UNAUTHORIZED && self.token_file.is_some() {
             // It may have been replaced.
             *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -196,6 +208,7 @@ impl HttpSink {
             retry_after: retry_after.as_deref(),
             location: location.as_deref(),
             excerpt: &excerpt,
+            parts: &parts,
         };
         response::judge(&answer, self.mode, SystemTime::now())
     }
@@ -268,15 +281,20 @@ async fn discard(mut response: Response) {
     }
 }
 
-/// The first [`EXCERPT`] bytes of the body on one line, without control characters.
-async fn excerpt(mut response: Response) -> String {
+/// The first `limit` bytes of the body.
+async fn beginning(mut response: Response, limit: usize) -> Vec<u8> {
     let mut start = Vec::new();
-    while start.len() < EXCERPT
+    while start.len() < limit
         && let Ok(Some(bytes)) = response.chunk().await
     {
-        start.extend_from_slice(&bytes[..bytes.len().min(EXCERPT - start.len())]);
+        start.extend_from_slice(&bytes[..bytes.len().min(limit - start.len())]);
     }
-    let text = String::from_utf8_lossy(&start);
+    start
+}
+
+/// As text on one line, without control characters.
+fn one_line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
     let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
     words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }

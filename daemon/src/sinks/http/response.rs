@@ -3,11 +3,15 @@
 //! | answer | outcome |
 //! |---|---|
 //! | 2xx | delivered |
+//! | 207 | partly: its body, a JSON array, holds an object with a `status` for each event; else unclear |
 //! | 400, 409, 413, 414, 422, 431; 415 in binary mode | poison: the receiver looked at the events and will not take them |
 //! | 429, 503 with `Retry-After` | throttled, at most an hour |
 //! | 408, 425, 429, 5xx | retry |
 //! | 3xx, every other 4xx | misconfigured: it refuses us, not the events, and none is given up |
 //! | none (refused, unreachable, dns, tls, timeout, broken off) | retry |
+//!
+//! What a 207 says about an event is read from the same table: delivered, poison, and retry for all
+//! the rest.
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -16,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::StatusCode;
 use tidegate_config::sink::Mode;
 
-use super::super::{Failure, Outcome};
+use super::super::{Failure, Fate, Outcome};
 
 /// The longest pause that a receiver may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -30,13 +34,23 @@ pub(super) struct Answer<'a> {
     pub(super) location: Option<&'a str>,
     /// The beginning of the body.
     pub(super) excerpt: &'a str,
+    /// The body of a 207.
+    pub(super) parts: &'a [u8],
+}
+
+/// What a 207 says about one event.
+#[derive(serde::Deserialize)]
+struct Part {
+    status: u16,
 }
 
 /// The table above.
 pub(super) fn judge(answer: &Answer<'_>, mode: Mode, now: SystemTime) -> Outcome {
     let said = describe(answer);
-    let retry = |reason| Outcome::Retry(Failure { reason, message: said.clone() });
+    let retry =
+        |reason| Outcome::Retry(Failure { reason, message: said.clone(), timed_out: false });
     match answer.status.as_u16() {
+        207 => Outcome::Partly { fates: fates(answer, mode), message: said },
         200..=299 => Outcome::Delivered,
         300..=399 => {
             let target = answer.location.unwrap_or("nowhere");
@@ -44,8 +58,7 @@ pub(super) fn judge(answer: &Answer<'_>, mode: Mode, now: SystemTime) -> Outcome
                 "{said}; redirects are not followed, it points to {target}: put the final address into url"
             ))
         }
-        400 | 409 | 413 | 414 | 422 | 431 => Outcome::Poison(said),
-        415 if mode == Mode::Binary => Outcome::Poison(said),
+        status if is_poison(status, mode) => Outcome::Poison(said),
         408 => retry("http-408"),
         425 => retry("http-425"),
         status @ (429 | 503) => {
@@ -62,6 +75,24 @@ pub(super) fn judge(answer: &Answer<'_>, mode: Mode, now: SystemTime) -> Outcome
         400..=499 => Outcome::Misconfigured(said),
         _ => retry("http-5xx"),
     }
+}
+
+/// Whether the receiver looked at the events and will not take them.
+fn is_poison(status: u16, mode: Mode) -> bool {
+    matches!(status, 400 | 409 | 413 | 414 | 422 | 431) || (status == 415 && mode == Mode::Binary)
+}
+
+/// Empty where the body does not say.
+fn fates(answer: &Answer<'_>, mode: Mode) -> Vec<Fate> {
+    let parts: Vec<Part> = serde_json::from_slice(answer.parts).unwrap_or_default();
+    let fate = |(index, Part { status })| match status {
+        200..=299 => Fate::Delivered,
+        status if is_poison(status, mode) => {
+            Fate::Poison(format!("{}: {status} for event {index} of a batch", answer.address))
+        }
+        _ => Fate::Retry,
+    };
+    parts.into_iter().enumerate().map(fate).collect()
 }
 
 fn describe(answer: &Answer<'_>) -> String {
@@ -94,7 +125,9 @@ pub(super) fn failure(address: &str, error: &reqwest::Error) -> Failure {
         "timeout" => format!("{address}: no answer in time ({})", chain(error)),
         _ => format!("{address}: {}", chain(error)),
     };
-    Failure { reason, message }
+    // An address that takes no connection says nothing about the link.
+    let timed_out = reason == "timeout" && !error.is_connect();
+    Failure { reason, message, timed_out }
 }
 
 fn reason(error: &reqwest::Error) -> &'static str {
@@ -159,12 +192,14 @@ mod tests {
             retry_after: None,
             location: None,
             excerpt: "",
+            parts: b"",
         }
     }
 
     fn kind(status: u16, mode: Mode) -> &'static str {
         match judge(&answer(status), mode, UNIX_EPOCH) {
             Outcome::Delivered => "delivered",
+            Outcome::Partly { .. } => "partly",
             Outcome::Throttled(_) => "throttled",
             Outcome::Retry(failure) => failure.reason,
             Outcome::Poison(_) => "poison",
@@ -176,6 +211,7 @@ mod tests {
     fn every_status_has_its_meaning() {
         for status in 100..1000 {
             let expected = match status {
+                207 => "partly",
                 200..=299 => "delivered",
                 400 | 409 | 413 | 414 | 422 | 431 => "poison",
                 408 => "http-408",
@@ -188,6 +224,27 @@ mod tests {
         }
         assert_eq!(kind(415, Mode::Binary), "poison");
         assert_eq!(kind(415, Mode::Structured), "misconfigured");
+    }
+
+    #[test]
+    fn a_207_is_read_event_by_event_or_says_nothing() {
+        let fates = |parts: &'static str| {
+            let answer = Answer { parts: parts.as_bytes(), ..answer(207) };
+            match judge(&answer, Mode::Batch, UNIX_EPOCH) {
+                Outcome::Partly { fates, .. } => fates,
+                other => panic!("{other:?}"),
+            }
+        };
+        let why = "http://bus/in: 400 for event 1 of a batch".to_owned();
+        assert_eq!(
+            fates(
+                r#"[{"status": 201, "id": "a"}, {"status": 400}, {"status": 503}, {"status": 401}]"#
+            ),
+            [Fate::Delivered, Fate::Poison(why), Fate::Retry, Fate::Retry]
+        );
+        for unclear in ["", "{}", "[1]", r#"[{"status": "ok"}]"#, "<multistatus/>"] {
+            assert_eq!(fates(unclear), [], "{unclear}");
+        }
     }
 
     // The date is the example of RFC 9110 section 10.2.3.
