@@ -73,8 +73,8 @@ pub struct Rate {
 /// `dead-letter.*`: where events go that the bus will never take.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
-    /// Bytes on disk; when they are used up, the sink waits until there is room. 1 MiB to 1 TiB;
-    /// default 64 MiB.
+    /// Bytes on disk; when they are used up, the sink waits until there is room. 1 MiB to 1 TiB, and
+    /// room for 8 events of `limits.max-packet-size`; default 64 MiB, or that.
     pub max_size: ByteSize,
 }
 
@@ -111,8 +111,8 @@ impl Sink {
         }
     }
 
-    /// Reads one sink; `names` holds those of the sinks before it.
-    pub(crate) fn read(section: &Section<'_>, names: &mut Names) -> Option<Self> {
+    /// Reads one sink; `names` holds those of the sinks before it, `packet` is the largest event.
+    pub(crate) fn read(section: &Section<'_>, names: &mut Names, packet: ByteSize) -> Option<Self> {
         let name: Option<String> = section.require("name", "\"cloud\"");
         if let Some(name) = &name {
             section.check("name", grammar::check_name(name));
@@ -135,7 +135,7 @@ impl Sink {
         let max_in_flight = section.bounded("max-in-flight", 4, 1..=64);
         let retry = section.table("retry", Retry::read);
         let rate = section.table("rate", Rate::read);
-        let dead_letter = section.table("dead-letter", DeadLetter::read);
+        let dead_letter = section.table("dead-letter", |section| DeadLetter::read(section, packet));
         let default = Self::new(name?, bus?);
         Some(Self {
             topics: topics.unwrap_or(default.topics),
@@ -197,8 +197,17 @@ impl Rate {
 }
 
 impl DeadLetter {
-    fn read(section: &Section<'_>) -> Self {
+    fn read(section: &Section<'_>, packet: ByteSize) -> Self {
         let bounds = ByteSize::mib(1)..=ByteSize::gib(1 << 10);
-        Self { max_size: section.bounded("max-size", Self::default().max_size, bounds) }
+        // The queue is a log of four segments, each of which has room for two events.
+        let least = ByteSize(packet.0.saturating_mul(8));
+        let default = Self::default().max_size.max(least);
+        let max_size = section.bounded("max-size", default, bounds);
+        if max_size < least {
+            let why = format!("has no room for 8 events of limits.max-packet-size ({packet})");
+            section
+                .refuse("max-size", Unfit::because(why).so(format!("expected at least {least}")));
+        }
+        Self { max_size }
     }
 }

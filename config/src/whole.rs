@@ -46,14 +46,17 @@ impl Config {
         let gateway = top.table("gateway", Gateway::read);
         let admin = top.table("admin", Admin::read);
         let mut addresses = vec![(admin.bind, "[admin]")];
+        let listeners = top.list("listener", |section| Listener::read(section, &mut addresses));
+        let limits = top.table("limits", Limits::read);
+        let packet = limits.max_packet_size;
         let (mut sinks, mut alerts) = (Names::default(), Names::default());
         let config = Self {
             gateway,
-            listeners: top.list("listener", |section| Listener::read(section, &mut addresses)),
-            limits: top.table("limits", Limits::read),
+            listeners,
+            limits,
             log: top.table("log", Log::read),
             event_types: top.list("event-type", EventType::read),
-            sinks: top.list("sink", |section| Sink::read(section, &mut sinks)),
+            sinks: top.list("sink", |section| Sink::read(section, &mut sinks, packet)),
             alerts: top.list("alert", |section| Alert::read(section, &mut alerts)),
             admin,
             log_output: top.table("log-output", LogOutput::read),
