@@ -436,7 +436,6 @@ fn start_forwarders(
     );
     let metrics = forward::Metrics::default();
     metrics.register(registry);
-    forward::forget_removed(&state.cursors(), &config.sinks);
     let shared = forward::Shared {
         log: Arc::clone(log),
         encoder: Arc::new(encoder),

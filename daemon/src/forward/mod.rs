@@ -128,19 +128,6 @@ pub struct StartError {
     pub source: SinkError,
 }
 
-/// Forgets where sinks stood that are no longer in the config. One that comes back starts over, with
-/// the oldest event that the log still has.
-pub fn forget_removed(cursors: &Cursors, sinks: &[Config]) {
-    for name in cursors.names() {
-        if !sinks.iter().any(|sink| sink.name == name) {
-            info!(sink = name, "is no longer in the config: its cursor is forgotten");
-            if let Err(error) = cursors.remove(&name) {
-                warn!(sink = name, "cannot remove the cursor: {error}");
-            }
-        }
-    }
-}
-
 impl ForwarderHandle {
     /// Starts the sink's forwarder where its cursor stands; a sink without one begins with the oldest
     /// event in the log. It ends with the drain, its cursor saved.

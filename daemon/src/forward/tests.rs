@@ -438,17 +438,6 @@ async fn what_the_log_no_longer_has_is_counted_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn a_sink_that_was_removed_starts_over_when_it_comes_back() {
-    let bus = Bus::open().await;
-    let gateway = Gateway::new(&bus, |_, _| {});
-    gateway.shared.cursors.set("cloud", 7).unwrap();
-    gateway.shared.cursors.set("gone", 3).unwrap();
-    forget_removed(&gateway.shared.cursors, std::slice::from_ref(&gateway.config));
-    assert_eq!(gateway.shared.cursors.names(), ["cloud"]);
-    assert_eq!(gateway.saved(), Some(7));
-}
-
-#[tokio::test]
 async fn a_new_sink_begins_with_the_oldest_event_and_holds_it_on_disk() {
     let bus = Bus::closed().await;
     let gateway = Gateway::new(&bus, |_, _| {});
