@@ -57,6 +57,11 @@ impl Wire {
         }
     }
 
+    /// The connection, and what was read of the next packets.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.input)
+    }
+
     /// Writes `bytes`; whether the other side still takes them shows in the answer.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);

@@ -8,6 +8,7 @@
 //! "pad":"…"}`. Device and `seq` (from 0, never used twice, over all connections of a device) name
 //! the message.
 
+mod audience;
 mod histogram;
 mod publisher;
 
@@ -26,6 +27,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::packet::Version;
 
+pub use audience::Audience;
 pub use histogram::Histogram;
 pub use publisher::Publisher;
 

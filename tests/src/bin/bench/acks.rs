@@ -32,7 +32,7 @@ pub(crate) fn flat_out(plan: &Plan, table: &mut Table) {
             client.push(report.cpu.as_secs_f64() / report.elapsed.as_secs_f64());
             let millions = report.acknowledged as f64 / 1e6;
             match kind {
-                Kind::Mosquitto => volatile.push(report.rate()),
+                Kind::Mosquitto | Kind::Rumqttd => volatile.push(report.rate()),
                 Kind::Tidegate => {
                     durable.push(report.rate());
                     cpu.push(used / millions);
@@ -77,7 +77,7 @@ pub(crate) fn at_a_rate(plan: &Plan, table: &mut Table) {
             }
             let both = (report.latency.percentile(50.0), report.latency.percentile(99.0));
             match kind {
-                Kind::Mosquitto => peer.push(both),
+                Kind::Mosquitto | Kind::Rumqttd => peer.push(both),
                 Kind::Tidegate => gateway.push(both),
             }
         }

@@ -10,7 +10,9 @@
 mod acks;
 mod broker;
 mod disk;
+mod fanout;
 mod flow;
+mod rumqttd;
 mod table;
 
 use std::path::PathBuf;
@@ -67,6 +69,9 @@ fn main() -> ExitCode {
     while let Some(argument) = arguments.next() {
         match (argument.as_str(), &mut arguments) {
             ("--quick", _) => quick = true,
+            (rumqttd::ARGUMENT, rest) => {
+                return rest.next().map_or_else(usage, |port| rumqttd::serve(&port));
+            }
             ("--dir", rest) => match rest.next() {
                 Some(given) => dir = given.into(),
                 None => return usage(),
@@ -92,6 +97,8 @@ fn main() -> ExitCode {
     let mut table = table::Table::new();
     acks::flat_out(&plan, &mut table);
     acks::at_a_rate(&plan, &mut table);
+    fanout::fan_out(&plan, 1, &mut table);
+    fanout::fan_out(&plan, 10, &mut table);
     flow::idle(&plan, &mut table);
     flow::end_to_end(&plan, &mut table);
     flow::drain(&plan, &mut table);
