@@ -28,7 +28,7 @@ pub use limits::Limits;
 pub use listener::{ClientCertificates, ClientName, Listener, Mqtt, Tls, TlsVersion, Transport};
 pub use log::{Commit, Log, WhenFull};
 pub use problem::{Position, Problem, Problems, Unfit};
-pub use reader::MAX_LEN;
+pub use reader::{MAX_LEN, locate};
 pub use sink::Sink;
 pub use value::{ByteSize, Span, TopicFilter};
 pub use whole::Config;

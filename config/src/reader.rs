@@ -70,6 +70,25 @@ pub(crate) fn read<T>(
     }
 }
 
+/// Where the value of the key at `path` stands, such as `listener[1].tls.key-file`: for what is found
+/// wrong with it after the file was read.
+pub fn locate(text: &str, path: &str) -> Option<Position> {
+    let (table, _) = DeTable::parse_recoverable(text);
+    let mut table = table.get_ref();
+    let (tables, key) = path.rsplit_once('.').unwrap_or(("", path));
+    for name in tables.split('.').filter(|name| !name.is_empty()) {
+        let (name, entry) = name.split_once('[').unwrap_or((name, ""));
+        let mut value = table.get(name)?.get_ref();
+        if let Some(number) = entry.strip_suffix(']') {
+            let at: usize = number.parse().ok()?;
+            value = value.as_array()?.get(at.checked_sub(1)?)?.get_ref();
+        }
+        table = value.as_table()?;
+    }
+    let at = table.get(key)?.span().start;
+    Some(Document::new(text, "").position(at))
+}
+
 /// The keys that `read` asks for and `text` does not have.
 #[cfg(test)]
 pub(crate) fn absent_keys<T>(text: &str, read: impl FnOnce(&Section<'_>) -> T) -> Vec<String> {

@@ -164,6 +164,19 @@ fn a_problem_tells_its_place_and_key_to_a_program() {
 }
 
 #[test]
+fn a_key_is_found_again_in_its_section() {
+    let text = "[[listener]]\nbind = '[::1]:0'\n[[listener]]\ntls.key-file = 'b'\n[listener.tls.x]\n\
+                [admin]\nbind = 'c'\n";
+    let line = |path| crate::locate(text, path).map(|found| found.line);
+    assert_eq!(line("listener[1].bind"), Some(2));
+    assert_eq!(line("listener[2].tls.key-file"), Some(4));
+    assert_eq!(line("admin.bind"), Some(7));
+    for nowhere in ["listener[1].tls.key-file", "listener[3].bind", "listener[0].bind", "x", ""] {
+        assert_eq!(line(nowhere), None, "{nowhere}");
+    }
+}
+
+#[test]
 fn a_file_beyond_the_bound_or_with_endless_problems_is_refused_in_few_words() {
     let large = "#".repeat(crate::MAX_LEN + 1);
     let refused = Config::from_toml(&large, "x.toml").unwrap_err().to_string();

@@ -4,15 +4,16 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use tidegate_config::{Config, MAX_LEN};
+use tidegate_config::{Config, MAX_LEN, Problem, locate};
 
 use super::failure::Failure;
+use crate::listener::Tls;
 
 /// Reads a configuration; `run` and `check` refuse the same things.
 ///
 /// # Errors
 /// [`Failure::EX_NOINPUT`] if the file cannot be read, [`Failure::EX_CONFIG`] with a line for each
-/// problem in it.
+/// problem in it, and in the certificates that it names.
 pub fn load(path: &Path) -> Result<Config, Failure> {
     let file = path.display().to_string();
     let bytes = read_bounded(path)
@@ -28,8 +29,32 @@ pub fn load(path: &Path) -> Result<Config, Failure> {
             .count();
         Failure::new(Failure::EX_CONFIG, format!("{file}:{line}: not TOML: not UTF-8 text"))
     })?;
-    Config::from_toml(&text, &file)
-        .map_err(|problems| Failure::new(Failure::EX_CONFIG, problems.to_string()))
+    let config = Config::from_toml(&text, &file)
+        .map_err(|problems| Failure::new(Failure::EX_CONFIG, problems.to_string()))?;
+    let problems = certificates(&config, &text, &file);
+    if problems.is_empty() {
+        return Ok(config);
+    }
+    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    Err(Failure::new(Failure::EX_CONFIG, lines.join("\n")))
+}
+
+/// What is wrong with the files of the listeners' TLS.
+fn certificates(config: &Config, text: &str, file: &str) -> Vec<Problem> {
+    let listeners = config.listeners.iter().enumerate();
+    let unusable = listeners.filter_map(|(index, listener)| {
+        let problem = Tls::load(listener.tls()?).err()?;
+        let root = format!("listener[{}]", index + 1);
+        let key = format!("{root}.tls.{}", problem.key);
+        Some(Problem {
+            file: file.to_owned(),
+            position: locate(text, &key),
+            key,
+            what: format!("{root}: {problem}"),
+            expected: String::new(),
+        })
+    });
+    unusable.collect()
 }
 
 /// Reads one byte more than a configuration may have at most: enough to find it too large.
@@ -104,6 +129,21 @@ mod tests {
                  tidegate.toml:3: [gateway]: unknown key \"name\"; expected one of \"id\", \
                  \"data-dir\", \"event-type\", \"device-level\"\n\
                  tidegate.toml:4: listener[1]: type is missing; expected type = \"mqtt\""
+                    .to_owned()
+            )
+        );
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_used_are_told_with_the_line_that_names_them() {
+        let config = "[[listener]]\ntype = 'mqtt'\nbind = '127.0.0.1:0'\n\
+                      tls.certificate-file = '/nowhere/server.crt'\ntls.key-file = '/nowhere/server.key'\n";
+        assert_eq!(
+            refused(Some(config.as_bytes())),
+            (
+                78,
+                "tidegate.toml:4: listener[1]: tls.certificate-file /nowhere/server.crt: cannot be \
+                 read: No such file or directory (os error 2)"
                     .to_owned()
             )
         );

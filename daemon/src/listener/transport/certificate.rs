@@ -172,3 +172,6 @@ fn unix_seconds(tag: u8, time: &[u8]) -> Option<i64> {
             - 719_468;
     Some(((days * 24 + hour) * 60 + minute) * 60 + second)
 }
+
+#[cfg(test)]
+mod tests;

@@ -290,3 +290,6 @@ fn explain(error: io::Error) -> HandshakeError {
         other => HandshakeError::Tls(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;
