@@ -130,3 +130,35 @@ async fn a_full_log_tells_an_mqtt_5_client_and_holds_back_a_3_1_1_client() {
     assert_eq!(five.ask(&publish(5, 2, 100, "a", b"x")).await, [0x40, 2, 0, 100]);
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn a_slow_disk_is_no_full_log() {
+    let broker = Broker::start().await;
+    broker.disk.set(Sync::Hangs);
+    // More than may wait for the disk, which is 1 MiB; MQTT 5 has the patience of 3.1.1.
+    let payload = vec![b'x'; 60_000];
+    let mut clients = Vec::new();
+    for version in [4, 5] {
+        for number in 0..12 {
+            let id = format!("{version}-{number}");
+            let mut client = match version {
+                4 => broker.client_4(&id).await,
+                _ => broker.client_5(&id).await,
+            };
+            client.send(&publish(version, 2, 1, "a", &payload)).await;
+            clients.push(client);
+        }
+    }
+    // A client that falls silent shows that the time has passed after which a full log is answered.
+    let mut silent = broker.dial().await;
+    let mut with_keep_alive = connect(4, "silent");
+    with_keep_alive[11] = 1;
+    silent.ask(&with_keep_alive).await;
+    assert!(silent.packet().await.is_empty());
+    broker.disk.set(Sync::Works);
+    for client in &mut clients {
+        assert_eq!(client.packet().await, [0x40, 2, 0, 1]);
+    }
+    assert_eq!((broker.log.committed(), broker.metrics.refused.get()), (24, 0));
+    broker.stop().await;
+}
