@@ -6,12 +6,12 @@ use crate::value::{ByteSize, Choice, Span};
 /// `[log]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
-    /// Bytes on disk; when they are used up, `when-full` says what happens. At least four segments,
-    /// at most 64 TiB; default 1 GiB.
+    /// Bytes on disk; when they are used up, `when-full` says what happens. Control records may take
+    /// one segment more. At least four segments, at most 64 TiB; default 1 GiB.
     pub max_size: ByteSize,
     /// Default `"reject"`.
     pub when_full: WhenFull,
-    /// Bytes of one segment file. 64 KiB to 1 GiB; default 8 MiB.
+    /// Bytes of one segment file. 64 KiB to 64 MiB; default 8 MiB.
     pub segment_size: ByteSize,
     /// How long events stay on disk after every sink has them. 0 s to a year; default 0 s.
     pub retain: Span,
@@ -36,7 +36,7 @@ pub struct Commit {
     /// How long a commit waits for more events. 0 s to 1 min; default 0 s: as soon as the disk is
     /// free.
     pub max_delay: Span,
-    /// Bytes that end that wait, and that one commit holds at most. 4 KiB to half a segment; default
+    /// Bytes that end that wait, and that one commit holds at most. 4 KiB to a quarter of a segment; default
     /// 1 MiB.
     pub max_bytes: ByteSize,
 }
@@ -72,7 +72,7 @@ impl Log {
             segment_size: section.bounded(
                 "segment-size",
                 default.segment_size,
-                ByteSize::kib(64)..=ByteSize::gib(1),
+                ByteSize::kib(64)..=ByteSize::mib(64),
             ),
             retain: section.bounded(
                 "retain",
@@ -96,7 +96,7 @@ impl Commit {
             max_bytes: section.bounded(
                 "max-bytes",
                 default.max_bytes,
-                ByteSize::kib(4)..=ByteSize::mib(512),
+                ByteSize::kib(4)..=ByteSize::mib(16),
             ),
         }
     }

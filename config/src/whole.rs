@@ -86,9 +86,9 @@ impl Config {
                 Unfit::because(why).so(so),
             );
         }
-        if segment.0 / 2 < commit.0 {
-            let why = format!("leaves a segment ({segment}) too small for two commits of {commit}");
-            let so = "expected a segment-size of at least 2 × commit.max-bytes";
+        if segment.0 / 4 < commit.0 {
+            let why = format!("leaves a segment ({segment}) too small for 4 commits of {commit}");
+            let so = "expected a segment-size of at least 4 × commit.max-bytes";
             top.refuse_path(
                 &[&["log", "segment-size"], &["log", "commit", "max-bytes"]],
                 Unfit::because(why).so(so),

@@ -61,7 +61,8 @@
 //! under the same LSNs. **A segment overrides those of lower sequence from its first LSN on.** If that
 //! fails too, the frame and all that wait are not stored ([`NotStored`]), and appenders are refused
 //! ([`Append::Unavailable`]) while the writer probes, after 100 ms and then ever later up to 10 s,
-//! by creating a segment. A full disk (ENOSPC) is the same case. A segment that could not be created is
+//! by creating a segment and filling it with as many zeros as the next frame may take. A full disk
+//! (ENOSPC) is the same case. A segment that could not be created is
 //! unlinked, durably, before the one before it takes more: coming back, it would override that.
 //!
 //! # Reading

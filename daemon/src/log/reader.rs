@@ -142,12 +142,11 @@ impl Reader {
                 Ok(None)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if !self.shared.table().contains(&segment) {
-                    return Ok(None);
-                }
                 let lsns = self.next..=segment.end() - 1;
                 self.next = segment.end();
-                self.shared.lost(lsns.clone(), Reason::Missing);
+                if !self.shared.was_released(&segment) {
+                    self.shared.lost(lsns.clone(), Reason::Missing);
+                }
                 Ok(Some(Read::Lost(lsns)))
             }
             Err(source) => Err(ReadError { path: segment.path.clone(), source }),

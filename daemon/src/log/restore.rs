@@ -119,11 +119,13 @@ impl Restore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let lost = self.next..part.end;
                 self.next = self.next.max(part.end);
-                if lost.is_empty() || !self.shared.table().contains(segment) {
+                if lost.is_empty() {
                     return Ok(Begun::Segment);
                 }
                 let lost = lost.start..=lost.end - 1;
-                self.shared.lost(lost.clone(), Reason::Missing);
+                if !self.shared.was_released(segment) {
+                    self.shared.lost(lost.clone(), Reason::Missing);
+                }
                 Ok(Begun::Lost(lost))
             }
             Err(source) => {

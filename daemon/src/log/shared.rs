@@ -57,6 +57,12 @@ impl Shared {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a segment whose file is not there was released: then it is no loss.
+    pub(super) fn was_released(&self, segment: &Arc<Segment>) -> bool {
+        let (before, control) = self.released();
+        segment.is_released(before, control) || !self.table().contains(segment)
+    }
+
     /// Enters a loss in the ledger.
     pub(super) fn lost(&self, lsns: std::ops::RangeInclusive<Lsn>, reason: Reason) {
         self.ledger.record(Loss::now(self.lane, lsns, reason));

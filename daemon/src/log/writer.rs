@@ -1,6 +1,7 @@
 //! The one writer of a log: takes frames from the queue, makes them durable, answers.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,6 +21,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 /// A frame that failed is tried once more, in a new segment.
 const ATTEMPTS: usize = 2;
+/// What a probe writes at once.
+const PROBE: [u8; 16 << 10] = [0; 16 << 10];
 
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -30,6 +33,8 @@ pub(super) struct Writer {
     next: Lsn,
     /// The sequence of the newest segment, or of the newest attempt at one.
     sequence: u64,
+    /// Bytes of the last frame that could not be written.
+    failed: usize,
     delay: Duration,
     /// Kept as long as anything is written.
     lock: Option<Arc<dyn File>>,
@@ -52,8 +57,9 @@ impl Writer {
         lock: Arc<dyn File>,
     ) -> Self {
         let lock = Some(lock);
-        let mut writer = Self { shared, active, next, sequence, delay: FIRST_RETRY, lock };
-        if writer.active.is_none() && !writer.begin_segment() {
+        let (failed, delay) = (0, FIRST_RETRY);
+        let mut writer = Self { shared, active, next, sequence, failed, delay, lock };
+        if writer.active.is_none() && !writer.begin_segment(0) {
             writer.give_up();
         }
         writer.shared.remove_released();
@@ -78,16 +84,19 @@ impl Writer {
         match work {
             Work::Commit(mut batch) => {
                 if !self.commit(&mut batch) {
+                    self.failed = batch.bytes.len();
                     self.give_up();
                 }
                 self.shared.queue.done(batch);
             }
             Work::Roll => {
-                self.begin_segment();
+                self.begin_segment(0);
                 self.shared.queue.rolled();
             }
             Work::Probe => {
-                if self.begin_segment() {
+                // Otherwise all that wait would be called, to be refused again.
+                let room = self.shared.queue.bounds().max_bytes.max(self.failed);
+                if self.begin_segment(room) {
                     info!(dir = %self.shared.dir.display(), "the disk takes writes again");
                     self.shared.queue.available();
                 } else {
@@ -108,7 +117,7 @@ impl Writer {
             };
             // A full segment takes more where there can be no new one (no file handles left, say).
             if self.active.as_ref().is_none_or(full) {
-                self.begin_segment();
+                self.begin_segment(0);
             }
             let Some(active) = &self.active else { return false };
             match self.write(active, batch) {
@@ -167,8 +176,9 @@ impl Writer {
         self.delay = (self.delay * 2).min(LAST_RETRY);
     }
 
-    /// Begins a new segment. Answers whether it could; otherwise the one before it may go on.
-    fn begin_segment(&mut self) -> bool {
+    /// Begins a new segment, if the disk has `room` bytes for its frames. Answers whether it could;
+    /// otherwise the one before it may go on.
+    fn begin_segment(&mut self, room: usize) -> bool {
         // A name is used once: a failed attempt may have left its file behind.
         self.sequence += 1;
         let header = Header {
@@ -180,7 +190,7 @@ impl Writer {
             before: self.before(),
         };
         let path = self.shared.dir.join(header.file_name());
-        match self.create(&header, &path) {
+        match self.create(&header, &path, room) {
             Ok(file) => {
                 let segment = Arc::new(Segment::begin(header, path));
                 self.shared.bytes.fetch_add(segment.len(), Ordering::AcqRel);
@@ -215,10 +225,17 @@ impl Writer {
         })
     }
 
-    fn create(&self, header: &Header, path: &std::path::Path) -> io::Result<Arc<dyn File>> {
+    fn create(&self, header: &Header, path: &Path, room: usize) -> io::Result<Arc<dyn File>> {
         let file = self.shared.storage.create(path)?;
         file.write_at(&header.encode(), 0)?;
+        let len = segment::HEADER_LEN as u64;
+        for at in (0..room).step_by(PROBE.len()) {
+            file.write_at(&PROBE[..PROBE.len().min(room - at)], len + at as u64)?;
+        }
         file.sync_data()?;
+        if room > 0 {
+            file.truncate(len)?;
+        }
         self.shared.storage.sync_dir(&self.shared.dir)?;
         Ok(file)
     }

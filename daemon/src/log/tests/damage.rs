@@ -156,6 +156,36 @@ fn a_segment_that_vanishes_while_the_log_is_open_is_a_loss() {
 }
 
 #[test]
+fn a_reader_that_comes_while_a_segment_is_being_removed_reports_no_loss() {
+    let sim = written();
+    let (log, ..) = open(&sim);
+    // The file goes before the table knows.
+    log.shared.released.store(21, Ordering::Release);
+    sim.unlink(&segments(&sim)[0]).unwrap();
+    let (events, lost) = read(&mut log.reader(1));
+    assert_eq!((events.len(), lost), (40, vec![1..=20]));
+    assert_eq!(log.losses(), []);
+}
+
+#[test]
+fn a_full_disk_is_given_up_once_and_not_at_every_probe() {
+    let sim = Sim::new(1);
+    let (log, mut writer, _) = open(&sim);
+    assert_eq!(add(&log, &mut writer), Ok(()));
+    // Room for a segment's header, and not for a frame.
+    sim.leave_room(2500);
+    assert_eq!(add(&log, &mut writer), Err(Some(NotStored)));
+    for hour in 1..20 {
+        writer.step(Instant::now() + Duration::from_secs(3600 * hour));
+        assert_eq!(add(&log, &mut writer), Err(None), "the probe says that there is no room");
+    }
+    sim.leave_room(40_000);
+    writer.step(Instant::now() + Duration::from_secs(3600 * 24));
+    assert_eq!(add(&log, &mut writer), Ok(()));
+    assert!(log.usage().bytes < 12_000, "{:?}", log.usage());
+}
+
+#[test]
 fn a_segment_without_a_header_is_set_aside_and_its_lsns_are_never_used_again() {
     for index in [0, 1] {
         let sim = written();
