@@ -23,6 +23,9 @@ pub struct Limits {
     /// From accept to a complete CONNECT, TLS and WebSocket handshakes included; then the connection is closed. 100 ms to 5 min; default
     /// 10 s.
     pub connect_timeout: Span,
+    /// How long a client may take nothing of what waits for it; then the connection is closed. 1 s to
+    /// 1 d; default 60 s.
+    pub send_timeout: Span,
     /// Subscriptions of one client; one more is refused (0x97, 3.1.1: 0x80). 1 to 100,000; default
     /// 128.
     pub max_subscriptions: usize,
@@ -48,6 +51,7 @@ impl Default for Limits {
             max_packet_size: ByteSize::kib(256),
             max_inflight: 1024,
             connect_timeout: Span::seconds(10),
+            send_timeout: Span::seconds(60),
             max_subscriptions: 128,
             max_topic_levels: 32,
             max_topic_length: 1024,
@@ -86,6 +90,11 @@ impl Limits {
                 "connect-timeout",
                 default.connect_timeout,
                 Span::milliseconds(100)..=Span::seconds(300),
+            ),
+            send_timeout: section.bounded(
+                "send-timeout",
+                default.send_timeout,
+                Span::seconds(1)..=Span::seconds(86_400),
             ),
             max_subscriptions: section.bounded(
                 "max-subscriptions",

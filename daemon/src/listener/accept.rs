@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
@@ -69,6 +70,15 @@ fn is_about_the_peer(why: &io::Error) -> bool {
     )
 }
 
+/// A peer that is gone without a word is noticed within 7 min, also by a connection that is not read
+/// and one whose client has no keep-alive.
+fn keep_alive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(300))
+        .with_interval(Duration::from_secs(30))
+        .with_retries(4)
+}
+
 /// Starts a connection's task, if there is room for one.
 fn admit(
     listener: &Listener,
@@ -80,6 +90,9 @@ fn admit(
     // Acknowledgements are written in batches already; Nagle would only hold them back.
     if let Err(why) = stream.set_nodelay(true) {
         debug!(%peer, "TCP_NODELAY could not be set: {why}");
+    }
+    if let Err(why) = SockRef::from(&stream).set_tcp_keepalive(&keep_alive()) {
+        debug!(%peer, "TCP keep-alive could not be set: {why}");
     }
     let name = format!("mqtt {peer}");
     let begun = begin(

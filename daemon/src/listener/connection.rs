@@ -7,15 +7,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::ahead::{Ahead, MAX_AHEAD};
 use super::codec::{self, Ack, Bad, Disconnect, Framed, Kind, Version, Will};
 use super::connect::{Admitted, CLOSE_TIMEOUT};
 use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::session::Session;
 use super::subscribing::Request;
+use super::watch::{Seen, Watch};
 use super::wire::Wire;
 use super::{End, Shared, will};
 use crate::bus::Subscriber;
@@ -24,8 +26,6 @@ use crate::gate::Rights;
 /// Bytes that wait to be written at which the connection is not read: the client does not take its
 /// acknowledgements.
 const MAX_BACKLOG: usize = 256 * 1024;
-/// Without traffic for that long, the buffers are given back.
-const QUIET: Duration = Duration::from_secs(2);
 /// How long the drain waits for the commits of one connection.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -42,17 +42,17 @@ pub(super) struct Connection<S> {
     inbound: Inbound,
     pub(super) outbound: Outbound,
     pub(super) subscriber: Subscriber,
-    /// How long the client may be silent.
-    patience: Option<Duration>,
-    /// When it last was not, or could not be heard.
-    heard: Instant,
-    timer: Pin<Box<Sleep>>,
-    /// Whether the timer is set to give the buffers back.
-    shrinks: bool,
+    watch: Watch,
     /// Cancelled by the drain, and by another connection with the same client id.
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Bytes read since packets were taken in last.
+    read: usize,
     /// How long the packet is whose beginning was read.
     partial: Option<usize>,
+    /// What was looked at before its turn.
+    ahead: Ahead,
+    /// The client sends nothing more; what it has sent may still have to be taken in.
+    ended: bool,
 }
 
 /// What there is to do.
@@ -84,9 +84,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Arc::clone(&client),
             max_inflight,
         );
-        // `[MQTT-3.1.2-22]`: one and a half times the keep-alive.
-        let patience = (connect.keep_alive != 0)
-            .then(|| Duration::from_millis(1500) * u32::from(connect.keep_alive));
         Self {
             wire,
             version,
@@ -97,12 +94,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             outbound: Outbound::new(version, connect.max_packet_size),
             subscriber: shared.bus.subscriber(Arc::clone(&client)),
             client,
-            patience,
-            heard: Instant::now(),
-            timer: Box::pin(sleep(patience.unwrap_or(QUIET))),
-            shrinks: false,
+            watch: Watch::new(connect.keep_alive, shared.limits.send_timeout.0),
             stop: Box::pin(stop.cancelled_owned()),
+            read: 0,
             partial: None,
+            ahead: Ahead::default(),
+            ended: false,
             shared: shared.clone(),
         }
     }
@@ -119,17 +116,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             while let Some(request) = self.take_in()? {
                 self.answer(request).await?;
             }
+            if self.ended && (self.inbound.is_refused() || self.reads()) {
+                return Err(self.gone());
+            }
             self.outbound.send(&mut self.session, &mut self.rights, &mut self.wire.output);
+            if self.wire.is_large() {
+                self.watch.grown();
+            }
             match poll_fn(|context| self.poll_wake(context)).await? {
-                Wake::Read(0) => return Err(End::Lost),
-                Wake::Read(_) => {
-                    self.heard = Instant::now();
-                    self.watch_size();
-                }
+                Wake::Read(0) => self.ended = true,
+                Wake::Read(count) => self.read += count,
                 Wake::Acknowledged | Wake::Written => {}
                 Wake::Deliveries => {
                     self.subscriber.fill(&mut self.outbound.deliveries).await?;
-                    self.watch_size();
                 }
                 Wake::Timer => self.look_at_the_clock()?,
                 Wake::Stop if self.shared.supervisor.drain().is_cancelled() => {
@@ -140,8 +139,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
+    /// Whether packets are taken in.
     fn reads(&self) -> bool {
         !self.inbound.is_full() && self.wire.backlog() < MAX_BACKLOG
+    }
+
+    /// Whether the client is heard: it is read further than packets are taken in.
+    fn hears(&self) -> bool {
+        !self.ended
+            && self.wire.backlog() < MAX_BACKLOG
+            && (!self.inbound.is_full() || self.wire.unread().len() < MAX_AHEAD)
     }
 
     fn poll_wake(&mut self, context: &mut Context<'_>) -> Poll<Result<Wake, End>> {
@@ -149,19 +156,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if let Poll::Ready(acknowledged) = self.inbound.poll(context, &mut self.session, output) {
             return Poll::Ready(acknowledged.map(|()| Wake::Acknowledged));
         }
+        let backlog = self.wire.backlog();
         if self.wire.wants_write() {
             let blocked = !self.reads();
-            if let Poll::Ready(written) = self.wire.poll_write(context)? {
-                let () = written;
-                if blocked || self.outbound.is_ready(&self.session) {
-                    return Poll::Ready(Ok(Wake::Written));
-                }
+            let _ = self.wire.poll_write(context)?;
+            let opened = blocked && self.reads();
+            let less = self.wire.backlog() < backlog;
+            if opened || (less && self.outbound.is_ready(&self.session, &self.wire.output)) {
+                return Poll::Ready(Ok(Wake::Written));
             }
         }
         if self.stop.as_mut().poll(context).is_ready() {
             return Poll::Ready(Ok(Wake::Stop));
         }
-        if self.reads()
+        if self.hears()
             && let Poll::Ready(count) = self.wire.poll_read(context, self.partial)?
         {
             return Poll::Ready(Ok(Wake::Read(count)));
@@ -171,8 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         {
             return Poll::Ready(Ok(Wake::Deliveries));
         }
-        if (self.patience.is_some() || self.shrinks) && self.timer.as_mut().poll(context).is_ready()
-        {
+        if self.watch.poll(context, self.wire.stuck()).is_ready() {
             return Poll::Ready(Ok(Wake::Timer));
         }
         Poll::Pending
@@ -181,9 +188,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// Takes in the packets that were read, as far as there is room for them, up to one that needs
     /// the bus.
     fn take_in(&mut self) -> Result<Option<Request>, End> {
+        let unread = self.wire.unread().len();
         let taken = self.take_packets();
         // Whatever ends the connection, what came before it was published.
         self.inbound.submit();
+        let mut whole = self.wire.unread().len() < unread;
+        if self.inbound.is_full() && self.wire.backlog() < MAX_BACKLOG {
+            let max = self.shared.limits.max_packet_size.as_usize();
+            let (unread, output) = self.wire.unread_and_output();
+            whole |= self.ahead.look(unread, max, self.version, output);
+            // What is behind the packets that wait is read in its turn.
+            self.partial = None;
+        }
+        let read = std::mem::take(&mut self.read);
+        if read > 0 {
+            self.watch.heard(read, whole);
+        }
         taken
     }
 
@@ -203,8 +223,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             match frame.kind {
                 Kind::Publish => {
                     self.inbound.publish(&mut self.session, &mut self.rights, &frame)?;
-                    self.wire.consume(length);
-                    continue;
                 }
                 Kind::PubAck => self.session.puback(Ack::read(&frame, version)?),
                 Kind::PubComp => self.session.pubcomp(Ack::read(&frame, version)?),
@@ -222,7 +240,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     codec::write_ack(Kind::PubComp, ack.id, says, version, out);
                 }
                 Kind::PingReq if frame.body.is_empty() => {
-                    codec::write_pingresp(&mut self.wire.output);
+                    if !self.ahead.take_ping() {
+                        codec::write_pingresp(&mut self.wire.output);
+                    }
                 }
                 Kind::PingReq => return Err(Bad::malformed("PINGREQ with content").into()),
                 Kind::Connect => return Err(Bad::protocol("second CONNECT").into()),
@@ -237,45 +257,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                         return Err(End::Disconnected { with_will });
                     }
                     let request = Request::read(&frame, version)?;
-                    self.wire.consume(length);
+                    self.consume(length);
                     return Ok(Some(request));
                 }
             }
-            self.wire.consume(length);
+            self.consume(length);
         }
         Ok(None)
     }
 
-    /// Sets the timer to give back what has grown, once it is quiet.
-    fn watch_size(&mut self) {
-        if !self.shrinks && self.wire.is_large() {
-            self.shrinks = true;
-            self.timer.as_mut().reset(Instant::now() + QUIET);
-        }
+    fn consume(&mut self, length: usize) {
+        self.wire.consume(length);
+        self.ahead.consumed(length);
     }
 
     fn look_at_the_clock(&mut self) -> Result<(), End> {
-        let now = Instant::now();
-        if self.patience.is_some() && !self.reads() {
-            // It may be sending all the time.
-            self.heard = now;
-        }
-        let silent = now - self.heard;
-        if self.patience.is_some_and(|patience| silent >= patience) {
-            return Err(End::KeepAlive);
-        }
-        if self.shrinks && silent >= QUIET {
+        let seen = Seen { waits: !self.reads(), stuck: self.wire.stuck() };
+        if self.watch.look(seen)? {
             self.wire.shrink();
             self.inbound.shrink();
             self.outbound.shrink();
-            self.shrinks = self.wire.is_large();
-        }
-        let quiet = self.shrinks.then_some(now + QUIET);
-        let patience = self.patience.map(|patience| self.heard + patience);
-        if let Some(next) = quiet.into_iter().chain(patience).min() {
-            self.timer.as_mut().reset(next);
         }
         Ok(())
+    }
+
+    /// The client is gone: what it has sent is taken in, or the log has no room for it.
+    fn gone(&mut self) -> End {
+        self.inbound.abandon();
+        match self.ahead.goodbye() {
+            Some(Disconnect { with_will }) => End::Disconnected { with_will },
+            None => End::Lost,
+        }
     }
 
     /// Waits for the commits that are under way, and for their acknowledgements to leave.
@@ -307,6 +319,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         match end {
             End::Bad(_) | End::Denied(_) => metrics.malformed.inc(),
             End::KeepAlive => metrics.timed_out.inc(),
+            End::Stuck => metrics.stuck.inc(),
             _ => 0,
         };
         if let Some(will) = self.will.take().filter(|_| end.publishes_will()) {

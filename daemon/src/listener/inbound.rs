@@ -51,6 +51,8 @@ pub(super) struct Inbound {
     spare: Vec<Vec<AckDue>>,
     /// The log did not take `block`: it waits for this, which says whether there is room.
     room: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+    /// What `room` waits for is not only the disk's pace: the log is full, or takes no writes.
+    refused: bool,
     /// An MQTT 5 client was told that there is no room, and nothing was taken since.
     refusing: bool,
 }
@@ -107,6 +109,7 @@ impl Inbound {
             waiting_bytes: 0,
             spare: Vec::new(),
             room: None,
+            refused: false,
             refusing: false,
         }
     }
@@ -118,6 +121,25 @@ impl Inbound {
         self.room.is_some()
             || self.waiting_events + count.max(self.acks.len()) >= self.max_waiting
             || self.waiting_bytes + bytes >= MAX_WAITING_BYTES
+    }
+
+    /// Whether it takes no more because the log has no room, or takes no writes.
+    pub(super) fn is_refused(&self) -> bool {
+        self.room.is_some() && self.refused
+    }
+
+    /// The client is gone: what the log has not taken yet it will not be given. A client that is owed
+    /// an acknowledgement sends it again.
+    pub(super) fn abandon(&mut self) {
+        if self.room.take().is_some() {
+            let events = self.block.as_ref().map_or(0, |block| u64::from(block.count()));
+            let owed =
+                self.acks.iter().filter(|ack| matches!(ack.says, Says::Block)).count() as u64;
+            self.metrics.refused.inc_by(owed);
+            self.metrics.dropped.inc_by(events.saturating_sub(owed));
+            self.acks.clear();
+            self.reset_block();
+        }
     }
 
     /// Whether everything is acknowledged.
@@ -208,6 +230,7 @@ impl Inbound {
             (Version::V5, Some(Reason::QuotaExceeded)) if !self.refusing => FULL_DELAY,
             (Version::V5, Some(reason)) => return self.refuse(reason),
         };
+        self.refused = refused.is_some();
         let gate = Arc::clone(&self.gate);
         let room = async move { timeout(patience, gate.room(bytes)).await.is_ok() };
         self.room = Some(Box::pin(room));

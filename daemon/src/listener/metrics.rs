@@ -22,6 +22,8 @@ pub struct Metrics {
     pub malformed: Counter,
     /// Clients that were silent for too long.
     pub timed_out: Counter,
+    /// Clients that took nothing of what waited for them for too long.
+    pub stuck: Counter,
     /// Clients replaced by a connection with the same client id.
     pub taken_over: Counter,
     /// Bytes read.
@@ -118,6 +120,11 @@ impl Metrics {
             &self.timed_out,
         );
         counter(
+            "tidegate_clients_stuck",
+            "Connections ended because the client took nothing for limits.send-timeout",
+            &self.stuck,
+        );
+        counter(
             "tidegate_clients_taken_over",
             "Connections ended because the same client id connected again",
             &self.taken_over,
@@ -180,6 +187,7 @@ impl Default for Metrics {
             connects: Counter::default(),
             malformed: Counter::default(),
             timed_out: Counter::default(),
+            stuck: Counter::default(),
             taken_over: Counter::default(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),

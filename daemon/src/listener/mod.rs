@@ -11,8 +11,9 @@
 //!   packets. A connection goes on being read while its events wait, up to `limits.max-inflight`
 //!   (MQTT 5: the receive maximum).
 //! - When the log has no room, or the disk takes no writes, an MQTT 5 client is told (0x97, 0x80)
-//!   and QoS 0 is dropped and counted; a 3.1.1 client is not read until there is room, and not thrown
-//!   out meanwhile.
+//!   and QoS 0 is dropped and counted; of a 3.1.1 client nothing is taken in until there is room, and
+//!   it is not thrown out meanwhile: its PINGREQs are answered, and its end is seen.
+//! - A client that takes nothing of what waits for it for `limits.send-timeout` is let go.
 //! - Every session is a clean one: it ends with its connection. Session present is always 0; a client
 //!   that asks for more is let in all the same, and, in MQTT 5, told a session expiry interval of 0.
 //! - There are no shared subscriptions (0x9E), topic aliases (0x94) and authentication methods (0x8C)
@@ -21,6 +22,7 @@
 //!   anything. Its will is published then, as after any end but its own DISCONNECT and the drain.
 
 mod accept;
+mod ahead;
 mod clients;
 mod codec;
 mod connect;
@@ -34,6 +36,7 @@ mod subscribing;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod watch;
 mod will;
 mod wire;
 
@@ -141,6 +144,8 @@ enum End {
     Bad(#[from] Bad),
     #[error("client sent nothing for one and a half times its keep-alive")]
     KeepAlive,
+    #[error("client took nothing of what waits for it for limits.send-timeout")]
+    Stuck,
     #[error("the same client id connected again")]
     TakenOver,
     #[error("the daemon stops")]
@@ -179,7 +184,7 @@ impl End {
     /// What a DISCONNECT says, where one is sent.
     fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Lost | Self::Io(_) | Self::Disconnected { .. } => None,
+            Self::Lost | Self::Io(_) | Self::Stuck | Self::Disconnected { .. } => None,
             Self::Bad(Bad(reason, _)) => Some(*reason),
             Self::KeepAlive => Some(Reason::KeepAliveTimeout),
             Self::TakenOver => Some(Reason::TakenOver),

@@ -33,11 +33,13 @@ impl Outbound {
         self.deliveries.is_empty() && backlog < MAX_BACKLOG
     }
 
-    /// Whether [`Outbound::send`] would send something, once there is room.
-    pub(super) fn is_ready(&self, session: &Session) -> bool {
-        self.deliveries
-            .front()
-            .is_some_and(|next| next.qos == Qos::AtMostOnce || session.has_window())
+    /// Whether [`Outbound::send`] would append something to `out`.
+    pub(super) fn is_ready(&self, session: &Session, out: &[u8]) -> bool {
+        out.len() < MAX_BACKLOG
+            && self
+                .deliveries
+                .front()
+                .is_some_and(|next| next.qos == Qos::AtMostOnce || session.has_window())
     }
 
     /// Appends what may leave now to `out`, in order. An event whose time is over is passed over

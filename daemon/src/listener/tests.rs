@@ -6,3 +6,4 @@ mod disk;
 mod durability;
 mod publishing;
 mod subscribing;
+mod waiting;

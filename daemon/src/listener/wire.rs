@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::Instant;
 
 use super::Metrics;
 
@@ -29,6 +30,8 @@ pub(super) struct Wire<S> {
     /// Whether the stream has all passed on that was written to it: TLS and WebSocket hold back what a
     /// full socket does not take.
     flushed: bool,
+    /// Since when the peer has taken nothing of it.
+    stuck: Option<Instant>,
     metrics: Metrics,
 }
 
@@ -42,6 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             output: Vec::new(),
             written: 0,
             flushed: true,
+            stuck: None,
             metrics,
         }
     }
@@ -49,6 +53,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// What was read and not consumed.
     pub(super) fn unread(&self) -> &[u8] {
         &self.input[self.start..]
+    }
+
+    /// [`Wire::unread`], and where answers to it go.
+    pub(super) fn unread_and_output(&mut self) -> (&[u8], &mut Vec<u8>) {
+        (&self.input[self.start..], &mut self.output)
+    }
+
+    /// Since when the peer takes nothing of what waits to be written.
+    pub(super) fn stuck(&self) -> Option<Instant> {
+        self.stuck
     }
 
     /// Passes over the first `length` bytes of [`Wire::unread`].
@@ -99,21 +113,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.output.len() {
             let rest = &self.output[self.written..];
-            let count = ready!(Pin::new(&mut self.stream).poll_write(context, rest))?;
+            let Poll::Ready(count) = Pin::new(&mut self.stream).poll_write(context, rest)? else {
+                self.stuck.get_or_insert_with(Instant::now);
+                self.forget_written();
+                return Poll::Pending;
+            };
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += count;
             self.flushed = false;
+            self.stuck = None;
             self.metrics.bytes_out.inc_by(count as u64);
         }
         self.output.clear();
         self.written = 0;
         if !self.flushed {
-            ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+            if Pin::new(&mut self.stream).poll_flush(context)?.is_pending() {
+                self.stuck.get_or_insert_with(Instant::now);
+                return Poll::Pending;
+            }
             self.flushed = true;
+            self.stuck = None;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// A peer that always takes some, and never all, does not make the output grow.
+    fn forget_written(&mut self) {
+        if self.written >= LARGE && self.written >= self.output.len() / 2 {
+            self.output.drain(..self.written);
+            self.written = 0;
+        }
     }
 
     /// Whether [`Wire::shrink`] would give something back.

@@ -8,21 +8,21 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tidegate_config::Limits;
 use tidegate_event::Lane;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::disk::{Disk, Hung};
 use crate::bus::{self, BusHandle};
 use crate::clock::Clock;
-use crate::gate::Gate;
-use crate::listener::{Listener, Metrics, Shared, Transport};
+use crate::gate::{Gate, Peer};
+use crate::listener::{Listener, Metrics, Shared, Transport, connect};
 use crate::log::{Log, Options};
 use crate::state::State;
-use crate::supervise::Supervisor;
+use crate::supervise::{Role, Supervisor};
 
 /// Whatever a test waits for comes within this time, or never.
-const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) struct Broker {
     pub(super) address: SocketAddr,
@@ -31,7 +31,7 @@ pub(super) struct Broker {
     pub(super) log: Arc<Log>,
     pub(super) metrics: Metrics,
     pub(super) bus_metrics: bus::Metrics,
-    supervisor: Supervisor,
+    shared: Shared,
     dir: TempDir,
 }
 
@@ -62,16 +62,17 @@ impl Broker {
         let listener =
             Listener::bind("127.0.0.1:0".parse().unwrap(), true, Transport::default()).unwrap();
         let address = listener.local_addr().unwrap();
-        listener.serve(shared);
+        listener.serve(shared.clone());
         let disk = Hung(disk);
-        Self { address, log, metrics, bus_metrics, disk, supervisor, dir }
+        Self { address, log, metrics, bus_metrics, disk, shared, dir }
     }
 
     /// Drains, as SIGTERM makes the daemon do.
     pub(super) async fn stop(self) -> TempDir {
-        self.supervisor.begin_drain();
-        timeout(LIMIT, self.supervisor.ended()).await.expect("the drain takes too long");
-        assert_eq!(self.supervisor.failure(), None);
+        let supervisor = &self.shared.supervisor;
+        supervisor.begin_drain();
+        timeout(LIMIT, supervisor.ended()).await.expect("the drain takes too long");
+        assert_eq!(supervisor.failure(), None);
         self.log.close().await;
         self.dir
     }
@@ -86,6 +87,17 @@ impl Broker {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Client { stream, unread: Vec::new() }
+    }
+
+    /// A connection inside the process, which holds `room` bytes each way.
+    pub(super) fn pipe(&self, room: usize) -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(room);
+        let peer = Peer::new(self.address, true);
+        let place = self.shared.places.take(self.address.ip()).unwrap();
+        let deadline = Instant::now() + LIMIT;
+        let connection = connect::run(theirs, peer, place, deadline, self.shared.clone());
+        self.shared.supervisor.spawn("pipe", Role::Ordinary, connection);
+        ours
     }
 
     /// A connected MQTT 3.1.1 client with a clean session.
@@ -104,6 +116,16 @@ impl Broker {
         assert_eq!((connack[0], &connack[2..4]), (0x20, &[0, 0][..]));
         client
     }
+}
+
+/// Waits until `holds`.
+pub(super) async fn until(mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, wait).await.expect("what is waited for does not come");
 }
 
 fn open(disk: &Disk, dir: &Path, max_size: u64) -> Arc<Log> {
