@@ -1,10 +1,12 @@
-// MQTT.js against the broker on the given port: publish and subscribe at QoS 0 to 2, retained
+// MQTT.js against the broker at the given URL, with TLS where the file of a root follows: publish and subscribe at QoS 0 to 2, retained
 // messages, wills, in both versions of the protocol.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { connectAsync } from "mqtt";
 
-const port = Number(process.argv[2]);
+const [, , url, root] = process.argv;
+const ca = root && readFileSync(root);
 const limit = 10_000;
 
 // A connected client whose messages wait in a queue.
@@ -12,7 +14,8 @@ class Client {
   static async connect(protocolVersion, clientId, will) {
     const self = new Client();
     self.inbox = [];
-    self.mqtt = await connectAsync(`mqtt://127.0.0.1:${port}`, {
+    self.mqtt = await connectAsync(url, {
+      ca,
       protocolVersion,
       clientId,
       clean: true,

@@ -1,4 +1,5 @@
-"""paho-mqtt against the broker on the given port: publish and subscribe at QoS 0 to 2, retained
+"""paho-mqtt against the broker on the given port, over "tcp" or "websockets" where that is given, with TLS
+where the file of a root follows: publish and subscribe at QoS 0 to 2, retained
 messages, wills, in both versions of the protocol."""
 
 import queue
@@ -7,6 +8,8 @@ import sys
 import paho.mqtt.client as mqtt
 
 HOST, PORT = "127.0.0.1", int(sys.argv[1])
+TRANSPORT = sys.argv[2] if len(sys.argv) > 2 else "tcp"
+ROOT = sys.argv[3] if len(sys.argv) > 3 else None
 LIMIT = 10
 
 
@@ -18,8 +21,10 @@ class Client:
         self.events = queue.Queue()
         options = {} if protocol == mqtt.MQTTv5 else {"clean_session": True}
         self.mqtt = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol, **options
+            mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol, transport=TRANSPORT, **options
         )
+        if ROOT:
+            self.mqtt.tls_set(ca_certs=ROOT)
         if will:
             self.mqtt.will_set(will, "gone", qos=1)
         self.mqtt.on_message = lambda client, data, message: self.inbox.put(message)

@@ -59,11 +59,33 @@ impl Gateway {
         Self::run(site, command)
     }
 
+    /// Starts the one whose config lies in `site`, under `program` with `arguments`.
+    #[track_caller]
+    pub fn start_under(site: Site, program: &str, arguments: &[&str]) -> Self {
+        let mut command = site.ordinary(program);
+        command.args(arguments).arg(site.binary()).args(["run", "--config", "tidegate.toml"]);
+        Self::run(site, command)
+    }
+
     #[track_caller]
     fn run(site: Site, command: Command) -> Self {
         let mut process = Process::start("gateway", command, site.path());
         let (mqtt, admin) = addresses(&mut process);
         Self { process, site, mqtt, admin }
+    }
+
+    /// Starts one whose only other listener is `listener`: what follows `[[listener]]` and `type`.
+    #[track_caller]
+    pub fn start_listening(site: Site, listener: &str, more: &str) -> Self {
+        let listener = format!("[[listener]]\ntype = \"mqtt\"\n{listener}\n{more}");
+        Self::start_at(site, &listener)
+    }
+
+    /// Where it listens for `scheme`: `mqtt`, `mqtts`, `ws` or `wss`.
+    #[track_caller]
+    pub fn listener(&mut self, scheme: &str) -> SocketAddr {
+        let address = self.process.line(&format!("listening {scheme} "), SOON);
+        address.parse().unwrap_or_else(|_| panic!("no address: {address:?}"))
     }
 
     /// Where it takes MQTT.

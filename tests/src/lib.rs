@@ -9,6 +9,10 @@ pub mod gateway;
 // the upstream that comes with it.
 pub mod receiver;
 
+// Certificates for it, and a client that speaks TLS.
+pub mod pki;
+pub mod tls;
+
 // Whether everything that went in came out there.
 pub mod tally;
 

@@ -131,8 +131,8 @@ fn paho_mqtt_works() {
 #[test]
 fn mqtt_js_works() {
     let gateway = Gateway::start("");
-    let port = gateway.mqtt().port().to_string();
-    node("mqtt-js-clients.mjs", &[&port]);
+    let url = format!("mqtt://{}", gateway.mqtt());
+    node("mqtt-js-clients.mjs", &[&url]);
 }
 
 #[test]

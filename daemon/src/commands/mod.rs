@@ -2,6 +2,7 @@
 
 pub mod check;
 mod demo;
+mod descriptors;
 pub mod failure;
 mod receiver;
 mod run;

@@ -7,12 +7,14 @@ use tracing::info;
 
 use super::Failure;
 use super::check;
+use super::descriptors;
 use super::signals::{Reload, Stop};
 use crate::gateway::Gateway;
 
 pub(super) fn run(config_file: &Path) -> Result<(), Failure> {
     let config = check::load(config_file)?;
     super::start_logging(&config.log_output)?;
+    descriptors::raise(config.limits.max_connections);
     super::runtime()?.block_on(async {
         let mut stop = Stop::listen()?;
         let mut reload = Reload::listen()?;

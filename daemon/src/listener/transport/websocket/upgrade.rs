@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -147,10 +147,20 @@ fn may_connect(origin: &str, host: &str, origins: &[String]) -> bool {
     if origins.iter().any(|listed| listed == "*" || listed.eq_ignore_ascii_case(origin)) {
         return true;
     }
-    let (page, own) = (origin.split_once("://").map(|(_, host)| name(host)), name(host));
-    let address = own.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    page.is_some_and(|page| page.eq_ignore_ascii_case(own))
-        && (address || own.eq_ignore_ascii_case("localhost"))
+    let Some((_, page)) = origin.split_once("://") else { return false };
+    match (address(page), address(host)) {
+        (Some(page), Some(own)) => page == own || page.is_loopback() && own.is_loopback(),
+        _ => false,
+    }
+}
+
+/// The address that `host` is, with a port or without.
+fn address(host: &str) -> Option<IpAddr> {
+    let name = name(host);
+    if name.eq_ignore_ascii_case("localhost") {
+        return Some(Ipv4Addr::LOCALHOST.into());
+    }
+    name.trim_matches(['[', ']']).parse().ok()
 }
 
 /// `host` without its port.

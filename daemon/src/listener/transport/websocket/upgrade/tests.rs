@@ -59,6 +59,8 @@ fn a_page_of_somebody_else_may_not_connect() {
     assert!(may("http://127.0.0.1:3000", "127.0.0.1:8083", &[]));
     assert!(may("https://[fd00::7]", "[fd00::7]:8083", &[]));
     assert!(may("http://localhost:3000", "LOCALHOST:8083", &[]));
+    assert!(may("http://localhost:3000", "127.0.0.1:8083", &[]));
+    assert!(!may("http://192.0.2.1:3000", "127.0.0.1:8083", &[]));
     // Another place; a name that its owner can lead to this machine; a page that hides where it is from.
     assert!(!may("https://example.com", "127.0.0.1:8083", &[]));
     assert!(!may("http://127.0.0.1.example.com", "127.0.0.1:8083", &[]));

@@ -1,0 +1,106 @@
+//! A client that speaks TLS.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+};
+
+use crate::packet::{self, CONNACK, Version};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connects to servers whose certificates one root has signed.
+#[derive(Debug, Clone)]
+pub struct Connector(Arc<ClientConfig>);
+
+/// One connection.
+#[derive(Debug)]
+pub struct TlsWire(StreamOwned<ClientConnection, TcpStream>);
+
+impl Connector {
+    /// Trusts the certificate in `root`, PEM, and resumes no session: each connection costs the server a
+    /// whole handshake.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    pub fn trusting(root: &Path) -> Self {
+        Self::of_versions(root, rustls::ALL_VERSIONS)
+    }
+
+    /// The same, with these versions of TLS only.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    pub fn of_versions(root: &Path, versions: &[&'static SupportedProtocolVersion]) -> Self {
+        let pem = fs::read(root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let added = certificate.map(|certificate| roots.add(certificate));
+            assert!(matches!(added, Ok(Ok(()))), "{}: {added:?}", root.display());
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(versions)
+            .map(|builder| builder.with_root_certificates(roots).with_no_client_auth());
+        let mut config = config.unwrap_or_else(|error| panic!("TLS: {error}"));
+        config.resumption = rustls::client::Resumption::disabled();
+        Self(Arc::new(config))
+    }
+
+    /// Connects and shakes hands.
+    ///
+    /// # Errors
+    /// When nobody listens, or who does cannot be trusted.
+    pub fn connect(&self, broker: SocketAddr) -> io::Result<TlsWire> {
+        let stream = TcpStream::connect_timeout(&broker, TIMEOUT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        let name = ServerName::from(broker.ip());
+        let session = ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
+        let mut wire = TlsWire(StreamOwned::new(session, stream));
+        while wire.0.conn.is_handshaking() {
+            wire.0.conn.complete_io(&mut wire.0.sock)?;
+        }
+        Ok(wire)
+    }
+
+    /// Connects as an MQTT client.
+    ///
+    /// # Errors
+    /// Where it is not let in.
+    pub fn client(&self, broker: SocketAddr, id: &str) -> io::Result<TlsWire> {
+        let mut wire = self.connect(broker)?;
+        wire.0.write_all(&packet::connect(Version::V4, id))?;
+        let mut connack = [0; 4];
+        wire.0.read_exact(&mut connack)?;
+        if connack == [CONNACK, 2, 0, 0] {
+            Ok(wire)
+        } else {
+            Err(io::Error::other(format!("not let in: {connack:02x?}")))
+        }
+    }
+}
+
+impl TlsWire {
+    /// Whether the other side still answers: PINGREQ, PINGRESP.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn ping(&mut self) -> io::Result<()> {
+        self.0.write_all(&[0xc0, 0])?;
+        let mut answer = [0; 2];
+        self.0.read_exact(&mut answer)?;
+        if answer == [0xd0, 0] { Ok(()) } else { Err(io::Error::other("no PINGRESP")) }
+    }
+}
