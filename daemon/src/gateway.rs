@@ -38,7 +38,10 @@ const WRITERS_LIMIT: Duration = Duration::from_secs(5);
 /// Days before its end at which a certificate is worth a warning.
 const EXPIRES_SOON: i64 = 14;
 /// How long everything behind the log may take: the forwarders' grace period and their last answer.
-const READERS_LIMIT: Duration = Duration::from_secs(10);
+const READERS_LIMIT: Duration = Duration::from_secs(9);
+/// How long the state and what waits for the log may take to be saved. All three together stay below
+/// the 20 s that the service manager gives.
+const SAVE_LIMIT: Duration = Duration::from_secs(4);
 
 /// A running gateway.
 #[derive(Debug)]
@@ -250,17 +253,30 @@ impl Gateway {
         if timeout(READERS_LIMIT, self.readers.ended()).await.is_err() {
             late = Some("not everything behind the log ended in time".to_owned());
         }
-        // sled may lose its last seconds in a power cut; the checkpoint is durable.
-        if let Err(error) = self.parts.state.checkpoint() {
-            warn!("no checkpoint of the state, the next start rebuilds it from the log: {error}");
+        if timeout(SAVE_LIMIT, self.parts.save()).await.is_err() {
+            let data = self.data_dir.display();
+            late = Some(format!(
+                "the disk under {data} does not answer; what was acknowledged is on it, the next start goes on"
+            ));
+            self.parts.log.abandon();
         }
-        self.parts.log.close().await;
         let failure = self.writers.failure().or_else(|| self.readers.failure()).or(late);
         Left { events: self.parts.status().lag(), data_dir: self.data_dir, failure }
     }
 }
 
 impl Parts {
+    /// Saves the state and closes the log.
+    async fn save(&self) {
+        let state = self.state.clone();
+        // sled may lose its last seconds in a power cut; the checkpoint is durable.
+        let saved = tokio::task::spawn_blocking(move || state.checkpoint()).await;
+        if let Ok(Err(error)) = saved {
+            warn!("no checkpoint of the state, the next start rebuilds it from the log: {error}");
+        }
+        self.log.close().await;
+    }
+
     fn status(&self) -> Status {
         let usage = self.log.usage();
         Status {

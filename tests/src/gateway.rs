@@ -40,21 +40,17 @@ impl Gateway {
     /// site's directory.
     #[track_caller]
     pub fn start_traced(more: &str, calls: &str) -> Self {
+        Self::start_with_strace(more, &["-e", &format!("trace={calls}")])
+    }
+
+    /// Starts one under `strace` with these arguments, which may make system calls fail or hang.
+    #[track_caller]
+    pub fn start_with_strace(more: &str, arguments: &[&str]) -> Self {
         let site = Site::new();
         site.write("tidegate.toml", &config(&site, more));
         let mut command = site.ordinary("strace");
         // -D: the daemon is our child, not strace's.
-        command.args([
-            "-D",
-            "-f",
-            "-s",
-            "64",
-            "-e",
-            &format!("trace={calls}"),
-            "-o",
-            "trace",
-            "--",
-        ]);
+        command.args(["-D", "-f", "-s", "64", "-o", "trace"]).args(arguments).arg("--");
         command.arg(site.binary()).args(["run", "--config", "tidegate.toml"]);
         Self::run(site, command)
     }

@@ -31,6 +31,8 @@ impl Failure {
     pub const EX_CANTCREAT: u8 = 73;
     /// Reading or writing failed.
     pub const EX_IOERR: u8 = 74;
+    /// It was ended before it could end in order; the next start goes on.
+    pub const EX_TEMPFAIL: u8 = 75;
     /// Something is not allowed.
     pub const EX_NOPERM: u8 = 77;
     /// The configuration is wrong.

@@ -53,6 +53,6 @@ async fn serve(options: &Options) -> Result<(), Failure> {
         }
         () = drain.cancelled() => {}
     }
-    supervisor.ended().await;
+    stop.unless_again(supervisor.ended()).await;
     super::outcome(supervisor.failure())
 }

@@ -15,7 +15,8 @@ pub(super) fn run(config_file: &Path) -> Result<(), Failure> {
     let config = check::load(config_file)?;
     super::start_logging(&config.log_output)?;
     descriptors::raise(config.limits.max_connections);
-    super::runtime()?.block_on(async {
+    let runtime = super::runtime()?;
+    let outcome = runtime.block_on(async {
         let mut stop = Stop::listen()?;
         let mut reload = Reload::listen()?;
         let gateway = Gateway::start(&config).await?;
@@ -33,10 +34,13 @@ pub(super) fn run(config_file: &Path) -> Result<(), Failure> {
                 () = gateway.failed() => break,
             }
         }
-        let left = gateway.drain().await;
+        let left = stop.unless_again(gateway.drain()).await;
         info!("stopped; {left}");
         super::outcome(left.failure)
-    })
+    });
+    // What ended late may hang in the disk.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// One line an address, then `ready`, on standard output, for whoever started it. Nobody has to read

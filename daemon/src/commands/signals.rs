@@ -1,6 +1,7 @@
 //! The signals that a command listens to.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::error;
 
 use super::Failure;
 
@@ -34,6 +35,18 @@ impl Stop {
             terminate: listen_for(SignalKind::terminate())?,
             interrupt: listen_for(SignalKind::interrupt())?,
         })
+    }
+
+    /// Waits for `ending`, an end in order. A second signal ends the process at once: nothing is waited
+    /// for, not even the disk. What was acknowledged is on it.
+    pub(super) async fn unless_again<T>(&mut self, ending: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = ending => done,
+            signal = self.requested() => {
+                error!("{signal} while stopping: stopped at once");
+                std::process::exit(Failure::EX_TEMPFAIL.into());
+            }
+        }
     }
 
     /// Resolves with the signal's name when one comes.

@@ -455,6 +455,11 @@ impl Log {
         self.stopped().await;
     }
 
+    /// Dropping it does not wait for the writer any more: for who gave up a disk that hangs.
+    pub fn abandon(&self) {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// Resolves when the writer has ended: the log takes nothing any more. Without [`Log::close`] that
     /// is a fault.
     pub async fn stopped(&self) {
