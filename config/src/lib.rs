@@ -5,6 +5,8 @@
 //! `tidegate.toml` beside this crate shows every key.
 
 // The sections, in the order in which an event passes what they configure.
+mod acl;
+mod auth;
 mod gateway;
 mod limits;
 mod listener;
@@ -21,8 +23,10 @@ mod suggest;
 pub mod value;
 mod whole;
 
+pub use acl::{Acl, Pattern};
 pub use admin::{Admin, LogFormat, LogLevel, LogOutput};
 pub use alert::Alert;
+pub use auth::{Auth, Failures, Jwt, JwtAlgorithm};
 pub use gateway::{EventType, Gateway};
 pub use limits::Limits;
 pub use listener::{ClientCertificates, ClientName, Listener, Mqtt, Tls, TlsVersion, Transport};

@@ -20,6 +20,11 @@ pub struct Limits {
     /// Publishes of one client that are not yet acknowledged; the connection is not read while it
     /// has more (MQTT 5: receive maximum). 1 to 65535; default 1024.
     pub max_inflight: u16,
+    /// Events a second that one connection is read at, after a burst of as many; a client that sends
+    /// more is made to wait. 1 to 1,000,000,000; default: no limit.
+    pub max_events_per_second: Option<u64>,
+    /// Bytes a second that one connection is read at, likewise. 1 KiB to 1 TiB; default: no limit.
+    pub max_bytes_per_second: Option<ByteSize>,
     /// From accept to a complete CONNECT, TLS and WebSocket handshakes included; then the connection is closed. 100 ms to 5 min; default
     /// 10 s.
     pub connect_timeout: Span,
@@ -50,6 +55,8 @@ impl Default for Limits {
             max_connecting: 1024,
             max_packet_size: ByteSize::kib(256),
             max_inflight: 1024,
+            max_events_per_second: None,
+            max_bytes_per_second: None,
             connect_timeout: Span::seconds(10),
             send_timeout: Span::seconds(60),
             max_subscriptions: 128,
@@ -86,6 +93,9 @@ impl Limits {
                 ByteSize::kib(1)..=ByteSize::mib(16),
             ),
             max_inflight: section.bounded("max-inflight", default.max_inflight, 1..=u16::MAX),
+            max_events_per_second: section.get_bounded("max-events-per-second", 1..=1_000_000_000),
+            max_bytes_per_second: section
+                .get_bounded("max-bytes-per-second", ByteSize::kib(1)..=ByteSize::gib(1 << 10)),
             connect_timeout: section.bounded(
                 "connect-timeout",
                 default.connect_timeout,

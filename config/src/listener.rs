@@ -33,8 +33,12 @@ impl Listener {
         }
     }
 
-    /// Reads one listener; `taken` holds the addresses of others, and whose they are.
-    pub(crate) fn read(section: &Section<'_>, taken: &mut Vec<(SocketAddr, &str)>) -> Option<Self> {
+    /// Reads one listener; `has_logins` says whether a client can log in; `taken` holds the addresses of others, and whose they are.
+    pub(crate) fn read(
+        section: &Section<'_>,
+        has_logins: bool,
+        taken: &mut Vec<(SocketAddr, &str)>,
+    ) -> Option<Self> {
         let kind: Option<String> = section.require("type", "\"mqtt\"");
         if kind.as_deref() != Some("mqtt") {
             if kind.is_some() {
@@ -43,7 +47,7 @@ impl Listener {
             section.pass_unknown_keys();
             return None;
         }
-        let mqtt = Mqtt::read(section)?;
+        let mqtt = Mqtt::read(section, has_logins)?;
         if let Some((other, whose)) = taken.iter().find(|(other, _)| collide(*other, mqtt.bind)) {
             section.refuse("bind", Unfit::because(format!("is taken by {whose} on {other}")));
         }

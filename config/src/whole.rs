@@ -1,7 +1,9 @@
 //! The whole file: its sections, and what must be true of them together.
 
+use crate::acl::Acl;
 use crate::admin::{Admin, LogOutput};
 use crate::alert::Alert;
+use crate::auth::Auth;
 use crate::gateway::{EventType, Gateway};
 use crate::limits::Limits;
 use crate::listener::Listener;
@@ -17,6 +19,10 @@ pub struct Config {
     pub gateway: Gateway,
     /// `[[listener]]`: where events come in; at least one.
     pub listeners: Vec<Listener>,
+    /// `[auth]`: who is let in.
+    pub auth: Auth,
+    /// `[[acl]]`: what clients may publish and subscribe to.
+    pub acl: Vec<Acl>,
     /// `[limits]`: what one client, and all of them, may use.
     pub limits: Limits,
     /// `[log]`: the events on disk.
@@ -46,13 +52,21 @@ impl Config {
         let gateway = top.table("gateway", Gateway::read);
         let admin = top.table("admin", Admin::read);
         let mut addresses = vec![(admin.bind, "[admin]")];
-        let listeners = top.list("listener", |section| Listener::read(section, &mut addresses));
+        let (auth, logins) = top.table("auth", |section| {
+            // What is wrong with it is no reason to call it missing.
+            let logins = section.has("password-file") || section.has("jwt");
+            (Auth::read(section), logins)
+        });
+        let listeners =
+            top.list("listener", |section| Listener::read(section, logins, &mut addresses));
         let limits = top.table("limits", Limits::read);
         let packet = limits.max_packet_size;
         let (mut sinks, mut alerts) = (Names::default(), Names::default());
         let config = Self {
             gateway,
             listeners,
+            auth,
+            acl: top.list("acl", Acl::read),
             limits,
             log: top.table("log", Log::read),
             event_types: top.list("event-type", EventType::read),
@@ -129,6 +143,9 @@ impl Config {
         let mut warnings = Vec::new();
         for Listener::Mqtt(mqtt) in &self.listeners {
             let bind = mqtt.bind;
+            if self.auth.has_logins() && mqtt.tls.is_none() && !bind.ip().is_loopback() {
+                warnings.push(format!("logins travel unencrypted to the listener on {bind}"));
+            }
             if mqtt.allow_anonymous && !mqtt.admits_only_known() && !bind.ip().is_loopback() {
                 warnings.push(format!("the listener on {bind} lets everybody in who can reach it"));
             }

@@ -25,7 +25,7 @@ use crate::bus::{self, BusHandle};
 use crate::clock::{Clock, unix_micros};
 use crate::commands::Failure;
 use crate::forward::{self, ForwarderHandle};
-use crate::gate::Gate;
+use crate::gate::{Access, Gate, login};
 use crate::listener::{self, Listener, Tls, Transport};
 use crate::log::{self, Claim, FileSystem, Log, OpenError, Storage};
 use crate::services::{self, Services};
@@ -53,6 +53,8 @@ pub struct Gateway {
     parts: Arc<Parts>,
     addresses: Vec<(&'static str, SocketAddr)>,
     transports: Vec<(SocketAddr, Arc<Transport>)>,
+    /// Who is let in, for [`Gateway::reload_access`].
+    access: Access,
     data_dir: PathBuf,
 }
 
@@ -126,11 +128,10 @@ impl Gateway {
         let mut transports = Vec::new();
         for ListenerConfig::Mqtt(mqtt) in &config.listeners {
             let bind = mqtt.bind;
-            let anonymous = mqtt.allow_anonymous || bind.ip().is_loopback();
             let transport = Transport::new(mqtt).map_err(|problem| {
                 Failure::new(Failure::EX_CONFIG, format!("listener on {bind}: {problem}"))
             })?;
-            let listener = Listener::bind(bind, anonymous, transport)
+            let listener = Listener::bind(bind, mqtt.allow_anonymous, transport)
                 .map_err(|error| Failure::bind("listener mqtt", bind, &error))?;
             let address = local(listener.local_addr())?;
             addresses.push((listener.transport().scheme(), address));
@@ -142,14 +143,17 @@ impl Gateway {
             Admin::bind(bind).await.map_err(|error| Failure::bind("admin", bind, &error))?;
         addresses.push(("admin", local(admin.local_addr())?));
 
+        let mut registry = Registry::default();
+        let access = load_access(config, &mut registry)?;
         let storage: Arc<dyn Storage> = Arc::new(FileSystem);
         let data_dir = config.gateway.data_dir.clone();
         let (log, state) = open_log_and_state(&storage, config)?;
 
         let writers = Supervisor::new();
         let readers = Supervisor::new();
-        let mut registry = Registry::default();
-        let gate = Arc::new(Gate::new(Arc::clone(&log), &config.limits, Clock::new()));
+        let gate =
+            Gate::with_access(Arc::clone(&log), &config.limits, Clock::new(), access.clone());
+        let gate = Arc::new(gate);
         let bus = start_bus(config, &log, &state, &mut registry, &readers)?;
         let services = services::Metrics::default();
         services.register(&mut registry);
@@ -186,7 +190,7 @@ impl Gateway {
             listener.serve(shared.clone());
         }
         drop::<Latch>(latch);
-        let gateway = Self { writers, readers, parts, addresses, transports, data_dir };
+        let gateway = Self { writers, readers, parts, addresses, transports, access, data_dir };
         gateway.look_at_certificates();
         Ok(gateway)
     }
@@ -211,6 +215,19 @@ impl Gateway {
             }
         }
         self.look_at_certificates();
+    }
+
+    /// Takes `[auth]` and `[[acl]]` from `config`, with the files that they name, for connected clients
+    /// too. What cannot be used is told, and what was used so far stays.
+    pub fn reload_access(&self, config: &Config) {
+        match self.access.reload(config) {
+            Ok(ended) => info!(
+                ended,
+                "logins and rights were read again; connections whose login is \
+                                       no longer right end"
+            ),
+            Err(problem) => error!("logins and rights stay as they were: {problem}"),
+        }
     }
 
     fn look_at_certificates(&self) {
@@ -393,6 +410,13 @@ fn watch_writer(log: &Arc<Log>, readers: &Supervisor) {
             () = log.stopped() => {}
         }
     });
+}
+
+fn load_access(config: &Config, registry: &mut Registry) -> Result<Access, Failure> {
+    let metrics = login::Metrics::default();
+    metrics.register(registry);
+    Access::load(config, metrics)
+        .map_err(|problem| Failure::new(Failure::EX_CONFIG, problem.to_string()))
 }
 
 fn start_bus(

@@ -14,7 +14,8 @@ pub struct Mqtt {
     /// Address and port, e.g. `"127.0.0.1:1883"`; port 0 takes a free one. `[::]` is every address of
     /// this machine, IPv4 too.
     pub bind: SocketAddr,
-    /// Lets clients in without a login on an address other than loopback. Default false.
+    /// Lets clients in that have neither a login nor a certificate. Default true on loopback where
+    /// `[auth]` knows no logins, else false.
     pub allow_anonymous: bool,
     /// What MQTT travels in. Default `"tcp"`.
     pub transport: Transport,
@@ -46,17 +47,18 @@ impl Mqtt {
     pub fn new(bind: SocketAddr) -> Self {
         Self {
             bind,
-            allow_anonymous: false,
+            allow_anonymous: bind.ip().is_loopback(),
             transport: Transport::default(),
             origins: Vec::new(),
             tls: None,
         }
     }
 
-    pub(super) fn read(section: &Section<'_>) -> Option<Self> {
+    /// `has_logins` says whether a client can log in.
+    pub(super) fn read(section: &Section<'_>, has_logins: bool) -> Option<Self> {
         // Read before anything is given up, so that every key is known and checked.
         let bind: Option<SocketAddr> = section.require("bind", "\"127.0.0.1:1883\"");
-        let allow_anonymous = section.or("allow-anonymous", false);
+        let allow_anonymous = section.get("allow-anonymous");
         let transport = section.or("transport", Transport::default());
         let origins: Option<Vec<String>> = section.get("origins");
         let tls = Tls::read(section);
@@ -69,19 +71,30 @@ impl Mqtt {
         }
         let mqtt = Self {
             bind: bind?,
-            allow_anonymous,
+            allow_anonymous: allow_anonymous
+                .unwrap_or_else(|| !has_logins && bind.is_some_and(|bind| bind.ip().is_loopback())),
             transport,
             origins: origins.unwrap_or_default(),
             tls,
         };
-        if !mqtt.bind.ip().is_loopback() && !mqtt.admits_only_known() && !allow_anonymous {
+        if !mqtt.allow_anonymous && !has_logins && !mqtt.knows_certificates() {
+            let (key, why) = if mqtt.bind.ip().is_loopback() {
+                ("allow-anonymous", "lets nobody in: clients have no way to log in")
+            } else {
+                ("bind", "can be reached from other machines, and clients have no way to log in")
+            };
             section.refuse(
-                "bind",
-                Unfit::because("can be reached from other machines, and clients have no login yet")
-                    .so("expected a loopback address, or allow-anonymous = true to let everybody in"),
+                key,
+                Unfit::because(why).so("expected auth.password-file, [auth.jwt], \
+                    tls.client-ca-file, or allow-anonymous = true to let everybody in"),
             );
         }
         Some(mqtt)
+    }
+
+    /// Whether a certificate can tell who a client is.
+    fn knows_certificates(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.clients.is_some())
     }
 
     /// Whether every client needs a certificate.

@@ -99,6 +99,27 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// Whether every topic that `other` matches is one that this filter matches. It is not clever: that
+    /// `+/#` matches whatever `#` does is the one case that it does not see.
+    pub fn covers(&self, other: &Self) -> bool {
+        let (own, other) = (self.0.as_ref(), other.0.as_ref());
+        // `[MQTT-4.7.2-1]`
+        if other.starts_with('$') && own.starts_with(['+', '#']) {
+            return false;
+        }
+        let (mut own_levels, mut other_levels) = (own.split('/'), other.split('/'));
+        loop {
+            match (own_levels.next(), other_levels.next()) {
+                (Some("#"), _) | (None, None) => return true,
+                (Some("+"), Some(level)) if level != "#" => {}
+                (Some(own), Some(level)) if own == level => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -156,6 +177,32 @@ mod tests {
         assert!(matches("$SYS/#", "$SYS/monitor/Clients"));
         assert!(matches("$SYS/monitor/+", "$SYS/monitor/Clients"));
         assert!(!matches("accounts", "Accounts"));
+    }
+
+    #[test]
+    fn a_filter_covers_those_that_match_nothing_else() {
+        let covers =
+            |own: &str, other: &str| Filter::new(own).unwrap().covers(&Filter::new(other).unwrap());
+        // By enumeration: `z` stands for any level that no filter names.
+        let levels = ["a", "", "$s", "z"];
+        let mut topics: Vec<String> = levels.iter().map(ToString::to_string).collect();
+        for _ in 0..2 {
+            let deeper = topics.iter().flat_map(|t| levels.map(|level| format!("{t}/{level}")));
+            topics.extend(deeper.collect::<Vec<_>>());
+        }
+        topics.retain(|topic| !topic.is_empty());
+        let words = ["a", "", "$s", "+", "#"];
+        let mut filters: Vec<String> = words.iter().map(ToString::to_string).collect();
+        let deeper = filters.iter().flat_map(|f| words.map(|word| format!("{f}/{word}")));
+        filters.extend(deeper.collect::<Vec<_>>());
+        filters.retain(|filter| Filter::new(filter).is_ok());
+        for own in &filters {
+            for other in &filters {
+                let all = topics.iter().filter(|t| matches(other, t)).all(|t| matches(own, t));
+                let unseen = (own.as_str(), other.as_str()) == ("+/#", "#");
+                assert_eq!(covers(own, other), all && !unseen, "{own} {other}");
+            }
+        }
     }
 
     #[test]

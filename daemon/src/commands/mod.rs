@@ -4,6 +4,7 @@ pub mod check;
 mod demo;
 mod descriptors;
 pub mod failure;
+mod passwd;
 mod receiver;
 mod run;
 mod signals;
@@ -35,6 +36,8 @@ enum Command {
     Run(ConfigFile),
     /// Check a config file, and say what is wrong with it
     Check(ConfigFile),
+    /// Set a user's password in a password file, or remove the user
+    Passwd(passwd::Options),
     /// Show the whole path on this machine: simulated sensors, gateway, alert, receiver
     Demo(demo::Options),
     /// Publish what devices would, or what was recorded; Ctrl-C ends it in order
@@ -57,6 +60,7 @@ impl Cli {
         match self.command {
             Command::Run(file) => run::run(&file.config),
             Command::Check(file) => check::run(&file.config).map(|report| print(&report)),
+            Command::Passwd(options) => passwd::run(&options),
             Command::Demo(options) => demo::run(&options),
             Command::Simulate(options) => simulate::run(*options).map(|report| print(&report)),
             Command::Receiver(options) => receiver::run(&options),

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use tracing::info;
+use tracing::{error, info};
 
 use super::Failure;
 use super::check;
@@ -28,8 +28,12 @@ pub(super) fn run(config_file: &Path) -> Result<(), Failure> {
                     break;
                 }
                 () = reload.requested() => {
-                    info!("SIGHUP: reading certificates again");
+                    info!("SIGHUP: reading certificates, logins and rights again");
                     gateway.reload();
+                    match check::load(config_file) {
+                        Ok(config) => gateway.reload_access(&config),
+                        Err(why) => error!("logins and rights stay as they were: {why}"),
+                    }
                 }
                 () = gateway.failed() => break,
             }

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::Secret;
+use super::login::{Hash, Tokens};
 
 /// The other side of a connection, as its transport knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,20 +36,51 @@ pub struct Credentials {
 }
 
 /// Who a client is, as far as that was proved. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Identity {
     /// None is an anonymous client.
     pub user: Option<Arc<str>>,
-    /// The groups that the user is in.
+    /// The groups that a token names, beside those of `[auth.groups]`.
     pub groups: Arc<[Arc<str>]>,
     /// When the proof ends, and the connection with it.
     pub expires: Option<SystemTime>,
+    /// What it was proved by.
+    pub(super) proof: Proof,
+}
+
+/// What a user was proved by, where a file can take that back.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) enum Proof {
+    /// Nothing, or a certificate.
+    #[default]
+    None,
+    /// This entry of the password file.
+    Password(Arc<Hash>),
+    /// A token, by this key.
+    Token(Arc<Tokens>),
 }
 
 impl Identity {
     /// A client that proved nothing.
     pub fn anonymous() -> Self {
         Self::default()
+    }
+
+    /// Resolves when the proof has ended; never, if it has no end.
+    pub async fn expired(&self) {
+        // The clock may be set meanwhile.
+        const LOOK: Duration = Duration::from_secs(60);
+        let Some(expires) = self.expires else { return std::future::pending().await };
+        while let Some(left) =
+            expires.duration_since(SystemTime::now()).ok().filter(|left| !left.is_zero())
+        {
+            tokio::time::sleep(left.min(LOOK)).await;
+        }
+    }
+
+    /// Whether the proof has ended.
+    pub fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| expires <= SystemTime::now())
     }
 }
 

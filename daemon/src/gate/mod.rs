@@ -6,8 +6,10 @@
 //! listener's business. Rates and the deduplication of CloudEvents belong in [`Gate::check`] too, so
 //! that no other way into the log needs them again.
 
-mod authenticator;
+mod access;
+mod acl;
 mod identity;
+pub mod login;
 mod rights;
 mod secret;
 
@@ -15,12 +17,14 @@ use std::sync::Arc;
 
 use tidegate_config::Limits;
 use tidegate_event::{BlockBuilder, Draft, Received, topic};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::log::{Append, Log};
 
-pub use authenticator::{Authenticator, Rejected};
+pub use access::Access;
 pub use identity::{Certificate, Credentials, Identity, Peer};
+pub use login::{Present, Rejected};
 pub use rights::Rights;
 pub use secret::Secret;
 
@@ -30,7 +34,7 @@ pub struct Gate {
     log: Arc<Log>,
     clock: Clock,
     rules: Rules,
-    authenticator: Authenticator,
+    access: Access,
 }
 
 /// What the decision depends on.
@@ -84,9 +88,14 @@ impl Denied {
 }
 
 impl Gate {
-    /// A gate before `log`.
+    /// A gate before `log`, open to everybody whom a listener lets in without a login.
     pub fn new(log: Arc<Log>, limits: &Limits, clock: Clock) -> Self {
-        Self { log, clock, rules: Rules::new(limits), authenticator: Authenticator::default() }
+        Self::with_access(log, limits, clock, Access::open())
+    }
+
+    /// A gate before `log` for those whom `access` lets in.
+    pub fn with_access(log: Arc<Log>, limits: &Limits, clock: Clock, access: Access) -> Self {
+        Self { log, clock, rules: Rules::new(limits), access }
     }
 
     /// Verifies a client's login. To be called with a limit on its time; it may be dropped.
@@ -96,15 +105,25 @@ impl Gate {
     pub async fn authenticate(
         &self,
         peer: &Peer,
-        client: &str,
         credentials: &Credentials,
     ) -> Result<Identity, Rejected> {
-        self.authenticator.authenticate(peer, client, credentials).await
+        self.access.authenticator.authenticate(peer, credentials).await
+    }
+
+    /// Enters a connection that is to end when its login is no longer right: `stop` is cancelled then,
+    /// and [`Gate::holds`] says why.
+    pub fn enter(&self, identity: &Identity, stop: &CancellationToken) -> Present {
+        self.access.authenticator.enter(identity, stop)
+    }
+
+    /// Whether a login that was right still is.
+    pub fn holds(&self, identity: &Identity) -> bool {
+        self.access.authenticator.holds(identity)
     }
 
     /// What a client may do: for one connection, or for a few requests of one.
-    pub fn rights(&self, _identity: &Identity, _client: &str) -> Rights {
-        Rights::all()
+    pub fn rights(&self, identity: &Identity, client: &Arc<str>) -> Rights {
+        Rights::new(&self.access.rules, identity, Arc::clone(client))
     }
 
     /// The time of an event received now.

@@ -79,14 +79,22 @@ pub(super) async fn run<S>(
     place.connected();
     let client = Arc::clone(&admitted.client);
     let stop = drain.child_token();
+    let identity = admitted.identity.clone();
+    let _present = shared.gate.enter(&identity, &stop);
     let (_entry, before) = shared.clients.enter(Arc::clone(&client), stop.clone());
     shared.metrics.connects.inc();
     shared.metrics.taken_over.inc_by(u64::from(before));
     let (version, user) = (admitted.connect.version, admitted.identity.user.as_deref());
     info!(%peer, client = &*client, user, ?version, "client connected");
     accept(&mut wire, &mut admitted, &shared);
-    let connection = Connection::new(wire, admitted, stop, &shared);
-    let end = Box::pin(connection.run()).await;
+    let mut connection = Box::pin(Connection::new(wire, admitted, stop.clone(), &shared).run());
+    let end = tokio::select! {
+        end = &mut connection => end,
+        () = identity.expired() => {
+            stop.cancel();
+            connection.await
+        }
+    };
     info!(%peer, client = &*client, "{end}");
 }
 
@@ -105,7 +113,7 @@ where
     let credentials = std::mem::take(&mut connect.credentials);
     let identity = shared
         .gate
-        .authenticate(peer, &client, &credentials)
+        .authenticate(peer, &credentials)
         .await
         .map_err(|why| NotConnected::Rejected(connect.version, why))?;
     let mut rights = shared.gate.rights(&identity, &client);

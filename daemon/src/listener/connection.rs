@@ -21,7 +21,7 @@ use super::watch::{Seen, Watch};
 use super::wire::Wire;
 use super::{End, Shared, will};
 use crate::bus::Subscriber;
-use crate::gate::Rights;
+use crate::gate::{Identity, Rights};
 
 /// Bytes that wait to be written at which the connection is not read: the client does not take its
 /// acknowledgements.
@@ -37,13 +37,15 @@ pub(super) struct Connection<S> {
     pub(super) version: Version,
     client: Arc<str>,
     will: Option<Will>,
+    identity: Identity,
     pub(super) rights: Rights,
     session: Session,
     inbound: Inbound,
     pub(super) outbound: Outbound,
     pub(super) subscriber: Subscriber,
     watch: Watch,
-    /// Cancelled by the drain, and by another connection with the same client id.
+    /// Cancelled by the drain, by another connection with the same client id, and when the login is no
+    /// longer right.
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Bytes read since packets were taken in last.
     read: usize,
@@ -72,7 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         stop: CancellationToken,
         shared: &Shared,
     ) -> Self {
-        let Admitted { connect, client, rights, .. } = admitted;
+        let Admitted { connect, client, identity, rights, .. } = admitted;
         let version = connect.version;
         let max_inflight = usize::from(shared.limits.max_inflight.max(1));
         let receive_maximum = (version == Version::V5).then_some(max_inflight);
@@ -88,6 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             wire,
             version,
             will: connect.will,
+            identity,
             rights,
             session: Session::new(receive_maximum, window),
             inbound,
@@ -133,6 +136,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Wake::Timer => self.look_at_the_clock()?,
                 Wake::Stop if self.shared.supervisor.drain().is_cancelled() => {
                     return Err(self.drain().await);
+                }
+                Wake::Stop if self.identity.is_expired() => return Err(End::LoginExpired),
+                Wake::Stop if !self.shared.gate.holds(&self.identity) => {
+                    return Err(End::LoginRevoked);
                 }
                 Wake::Stop => return Err(End::TakenOver),
             }

@@ -148,6 +148,10 @@ enum End {
     Stuck,
     #[error("the same client id connected again")]
     TakenOver,
+    #[error("its token has expired")]
+    LoginExpired,
+    #[error("its login is no longer right")]
+    LoginRevoked,
     #[error("the daemon stops")]
     Drain,
     #[error("MQTT 3.1.1 client cannot be told otherwise that its event was refused: {0}")]
@@ -172,7 +176,7 @@ impl From<Denied> for Reason {
 impl From<Rejected> for Reason {
     fn from(why: Rejected) -> Self {
         match why {
-            Rejected::BadLogin => Self::BadLogin,
+            Rejected::BadLogin | Rejected::BadToken(_) => Self::BadLogin,
             Rejected::LoginNeeded => Self::NotAuthorized,
             Rejected::Busy => Self::ServerBusy,
             Rejected::TooManyFailures => Self::ConnectionRateExceeded,
@@ -188,6 +192,8 @@ impl End {
             Self::Bad(Bad(reason, _)) => Some(*reason),
             Self::KeepAlive => Some(Reason::KeepAliveTimeout),
             Self::TakenOver => Some(Reason::TakenOver),
+            Self::LoginExpired => Some(Reason::MaximumConnectTime),
+            Self::LoginRevoked => Some(Reason::NotAuthorized),
             Self::Drain | Self::Bus(SubscriberError::Stopped) => Some(Reason::ShuttingDown),
             Self::Denied(denied) => Some(Reason::from(*denied)),
             Self::NotStored | Self::Bus(SubscriberError::Read(_)) => Some(Reason::Unspecified),

@@ -27,6 +27,7 @@ pub(in crate::listener) enum Reason {
     QuotaExceeded = 0x97,
     SharedSubscriptionsNotSupported = 0x9e,
     ConnectionRateExceeded = 0x9f,
+    MaximumConnectTime = 0xa0,
 }
 
 /// What a client did wrong: the connection ends with it. The text is for the operator.
