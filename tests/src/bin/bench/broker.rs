@@ -72,13 +72,12 @@ impl Broker {
 
 /// As fast as it gets while it keeps what it must keep: persistence as Debian ships it, no logging,
 /// no Nagle, windows wide open.
-fn mosquitto(dir: &Path) -> Broker {
-    let site = Site::below(dir);
+pub(crate) fn start_mosquitto(site: &Site, more: &str) -> (Process, SocketAddr) {
     let port = free_port();
     let config = format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n\
          persistence_location {}/\nset_tcp_nodelay true\nlog_type none\n\
-         max_inflight_messages 0\nmax_queued_messages 0\n",
+         max_inflight_messages 0\nmax_queued_messages 0\n{more}",
         site.path().display()
     );
     let config = site.write("mosquitto.conf", &config);
@@ -91,18 +90,25 @@ fn mosquitto(dir: &Path) -> Broker {
     started("mosquitto", command, port, site)
 }
 
+fn mosquitto(dir: &Path) -> Broker {
+    let site = Site::below(dir);
+    let (process, address) = start_mosquitto(&site, "");
+    Broker::Peer { process, address, _site: site }
+}
+
 fn rumqttd(dir: &Path) -> Broker {
     let site = Site::below(dir);
     let port = free_port();
     let program = std::env::current_exe().unwrap_or_else(|error| panic!("this program: {error}"));
     let mut command = site.ordinary(program);
     command.arg(rumqttd::ARGUMENT).arg(port.to_string());
-    started("rumqttd", command, port, site)
+    let (process, address) = started("rumqttd", command, port, &site);
+    Broker::Peer { process, address, _site: site }
 }
 
-fn started(name: &str, command: Command, port: u16, site: Site) -> Broker {
+fn started(name: &str, command: Command, port: u16, site: &Site) -> (Process, SocketAddr) {
     let process = Process::start(name, command, site.path());
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     eventually("the peer listens", SOON, || std::net::TcpStream::connect(address).is_ok());
-    Broker::Peer { process, address, _site: site }
+    (process, address)
 }

@@ -2,13 +2,16 @@
 //! run, and the disk beneath both. Every figure is the median of alternating rounds, and stands
 //! beside its goal.
 //!
-//! `cargo run --release -p tidegate-tests --bin bench [-- --quick] [--dir DIR]`
+//! `cargo run --release -p tidegate-tests --bin bench [-- --quick] [--dir DIR] [PART...]`
+//!
+//! Without a part, all of them.
 //!
 //! 10 connections, window 100, payloads of 200 bytes of JSON, QoS 1. The data lies in
 //! `target/bench` unless `--dir` names another disk.
 
 mod acks;
 mod broker;
+mod connections;
 mod disk;
 mod fanout;
 mod flow;
@@ -20,6 +23,22 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use tidegate_tests::site::target_dir;
+
+/// Measures, and adds its rows.
+type Part = fn(&Plan, &mut table::Table);
+
+/// What can be measured, in this order.
+const PARTS: [(&str, Part); 9] = [
+    ("flat-out", acks::flat_out),
+    ("latency", acks::at_a_rate),
+    ("fan-out-1", |plan, table| fanout::fan_out(plan, 1, table)),
+    ("fan-out-10", |plan, table| fanout::fan_out(plan, 10, table)),
+    ("tls", connections::encrypted),
+    ("many", connections::many),
+    ("idle", flow::idle),
+    ("end-to-end", flow::end_to_end),
+    ("drain", flow::drain),
+];
 
 /// How much is measured.
 #[derive(Debug, Clone)]
@@ -64,6 +83,7 @@ impl Plan {
 
 fn main() -> ExitCode {
     let mut quick = false;
+    let mut wanted = Vec::new();
     let mut dir = target_dir().join("bench");
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -76,6 +96,7 @@ fn main() -> ExitCode {
                 Some(given) => dir = given.into(),
                 None => return usage(),
             },
+            (part, _) if PARTS.iter().any(|(name, _)| *name == part) => wanted.push(argument),
             _ => return usage(),
         }
     }
@@ -95,19 +116,18 @@ fn main() -> ExitCode {
         std::thread::available_parallelism().map_or(0, usize::from),
     );
     let mut table = table::Table::new();
-    acks::flat_out(&plan, &mut table);
-    acks::at_a_rate(&plan, &mut table);
-    fanout::fan_out(&plan, 1, &mut table);
-    fanout::fan_out(&plan, 10, &mut table);
-    flow::idle(&plan, &mut table);
-    flow::end_to_end(&plan, &mut table);
-    flow::drain(&plan, &mut table);
+    for (name, measure) in PARTS {
+        if wanted.is_empty() || wanted.iter().any(|part| part == name) {
+            measure(&plan, &mut table);
+        }
+    }
     println!("\n{table}\nmeasured in {:.0} s", begin.elapsed().as_secs_f64());
     ExitCode::SUCCESS
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: bench [--quick] [--dir DIR]");
+    let parts: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
+    eprintln!("usage: bench [--quick] [--dir DIR] [{}]...", parts.join("|"));
     ExitCode::from(64)
 }
 

@@ -12,7 +12,9 @@ fn problem(certificate: Option<&str>, key: Option<&str>, ca: Option<&str>) -> St
     let dir = tempfile::tempdir().unwrap();
     let place = |name: &str, content: Option<&str>| {
         let path = dir.path().join(name);
-        content.map(|content| std::fs::write(&path, content).unwrap());
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
         path
     };
     let mut config = Config::new(place("server.crt", certificate), place("server.key", key));
