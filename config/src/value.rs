@@ -9,6 +9,7 @@ use std::time::Duration;
 use tidegate_event::Filter;
 use toml::de::DeValue;
 
+use crate::credential;
 use crate::problem::Unfit;
 use crate::reader::FromValue;
 
@@ -170,7 +171,10 @@ impl FromValue for PathBuf {
         match text(value, "a path in quotes")? {
             "" => Err(Unfit::because("is empty").so("expected a path")),
             path if path.contains('\0') => Err(Unfit::because("contains the null character")),
-            path => Ok(path.into()),
+            path => match path.strip_prefix(credential::PREFIX) {
+                Some(name) => credential::path(name, credential::directory().as_deref()),
+                None => Ok(path.into()),
+            },
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ use crate::forward::{self, ForwarderHandle};
 use crate::gate::{Access, Gate, login};
 use crate::listener::{self, Listener, Tls, Transport};
 use crate::log::{self, Claim, FileSystem, Log, OpenError, Storage};
+use crate::notify::Sockets;
+use crate::progress::Progress;
 use crate::services::{self, Services};
 use crate::state::retention::Retention;
 use crate::state::{Opened, State, StateError};
@@ -121,8 +124,9 @@ pub struct Left {
 }
 
 impl Gateway {
-    /// Builds and starts every part.
-    pub async fn start(config: &Config) -> Result<Self, Failure> {
+    /// Builds and starts every part. Of `sockets` it takes those with an address of the config; it
+    /// refuses to leave one over.
+    pub async fn start(config: &Config, mut sockets: Sockets) -> Result<Self, Failure> {
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
         let mut transports = Vec::new();
@@ -131,17 +135,28 @@ impl Gateway {
             let transport = Transport::new(mqtt).map_err(|problem| {
                 Failure::new(Failure::EX_CONFIG, format!("listener on {bind}: {problem}"))
             })?;
-            let listener = Listener::bind(bind, mqtt.allow_anonymous, transport)
-                .map_err(|error| Failure::bind("listener mqtt", bind, &error))?;
+            let listener = match sockets.take(bind) {
+                Some(socket) => Listener::over(socket, mqtt.allow_anonymous, transport),
+                None => Listener::bind(bind, mqtt.allow_anonymous, transport),
+            };
+            let listener =
+                listener.map_err(|error| Failure::bind("listener mqtt", bind, &error))?;
             let address = local(listener.local_addr())?;
             addresses.push((listener.transport().scheme(), address));
             transports.push((address, Arc::clone(listener.transport())));
             listeners.push(listener);
         }
         let bind = config.admin.bind;
-        let admin =
-            Admin::bind(bind).await.map_err(|error| Failure::bind("admin", bind, &error))?;
+        let admin = match sockets.take(bind) {
+            Some(socket) => Admin::over(socket),
+            None => Admin::bind(bind).await,
+        };
+        let admin = admin.map_err(|error| Failure::bind("admin", bind, &error))?;
         addresses.push(("admin", local(admin.local_addr())?));
+
+        sockets
+            .finish()
+            .map_err(|problem| Failure::new(Failure::EX_CONFIG, problem.to_string()))?;
 
         let mut registry = Registry::default();
         let access = load_access(config, &mut registry)?;
@@ -248,6 +263,18 @@ impl Gateway {
     /// How it stands.
     pub fn status(&self) -> Status {
         self.parts.status()
+    }
+
+    /// How far the parts are that must not stand still: the log's writer, then every forwarder.
+    pub fn progress(&self) -> impl Iterator<Item = Progress> {
+        let forwarders = self.parts.forwarders.iter().map(ForwarderHandle::progress);
+        iter::once(self.parts.log.progress()).chain(forwarders)
+    }
+
+    /// The name of one of them.
+    pub fn part(&self, index: usize) -> &str {
+        let sink = index.checked_sub(1).and_then(|index| self.parts.forwarders.get(index));
+        sink.map_or("the log's writer", ForwarderHandle::name)
     }
 
     /// Resolves when a part that the gateway is nothing without has ended.

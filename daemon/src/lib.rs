@@ -26,6 +26,10 @@ pub mod admin;
 pub mod logging;
 // who owns the tasks,
 pub mod supervise;
+// whether they get on,
+pub mod progress;
+// what it says to the service manager,
+pub mod notify;
 // what time it is,
 pub mod clock;
 // the small upstream that comes with it,

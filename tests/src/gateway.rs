@@ -63,6 +63,16 @@ impl Gateway {
         Self::run(site, command)
     }
 
+    /// Starts one whose command is made by `command`: an environment of its own, or a program that becomes
+    /// `tidegate`.
+    #[track_caller]
+    pub fn start_by(more: &str, command: impl FnOnce(&Site) -> Command) -> Self {
+        let site = Site::new();
+        site.write("tidegate.toml", &config(&site, more));
+        let command = command(&site);
+        Self::run(site, command)
+    }
+
     #[track_caller]
     fn run(site: Site, command: Command) -> Self {
         let mut process = Process::start("gateway", command, site.path());

@@ -12,6 +12,8 @@ pub mod receiver;
 // Certificates for it, and a client that speaks TLS.
 pub mod pki;
 pub mod tls;
+// What a service manager hears of them.
+pub mod manager;
 
 // Whether everything that went in came out there.
 pub mod tally;

@@ -91,7 +91,8 @@ impl Site {
         }
         command.arg("--").arg(program).current_dir(self.path());
         // What is set where the tests run is not what is tested.
-        for name in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC", "RUST_LOG"] {
+        for name in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC", "WATCHDOG_PID", "RUST_LOG"]
+        {
             command.env_remove(name);
         }
         command.env("RUST_BACKTRACE", "1");

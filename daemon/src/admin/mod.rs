@@ -65,6 +65,12 @@ impl Admin {
         Ok(Self { listener: TcpListener::bind(address).await? })
     }
 
+    /// As [`Admin::bind`], with a socket that listens already.
+    pub fn over(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { listener: TcpListener::from_std(socket)? })
+    }
+
     /// The address, with the port that was taken for port 0.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()

@@ -83,6 +83,10 @@ impl Forwarder {
         let mut grace: Option<Instant> = None;
         loop {
             let now = Instant::now();
+            // With the disk under way, only what it answers is a step.
+            if reading.task.is_none() && saving.task.is_none() {
+                self.courier.monitor.step();
+            }
             self.advance(&mut reading, now, grace.is_some());
             while let Some(batch) = self.in_flight.next() {
                 sends.push(Arc::clone(&self.courier).deliver(batch));
@@ -110,11 +114,12 @@ impl Forwarder {
             tokio::select! {
                 partitions = sends.next() => self.in_flight.done(partitions),
                 filled = reading.changed(&mut self.committed) => {
+                    self.courier.monitor.step();
                     if let Some(filled) = filled {
                         self.take(filled, &mut reading);
                     }
                 }
-                () = saving.finished() => {}
+                () = saving.finished() => self.courier.monitor.step(),
                 () = self.drain.cancelled(), if grace.is_none() => {
                     grace = Some(Instant::now() + GRACE);
                 }

@@ -79,6 +79,7 @@ pub use metrics::Metrics;
 pub use status::{Condition, Status};
 
 use crate::log::{Log, Storage};
+use crate::progress::Progress;
 use crate::sinks::{Sink, SinkError};
 use crate::state::Cursors;
 use crate::supervise::{Role, Supervisor};
@@ -190,6 +191,17 @@ impl ForwarderHandle {
         let task = format!("forwarder {name}");
         supervisor.spawn(task, Role::Critical, forwarder.run(intake));
         Ok(Self { monitor, log: Arc::clone(log) })
+    }
+
+    /// The sink's name.
+    pub fn name(&self) -> &str {
+        self.monitor.name()
+    }
+
+    /// How far it is. A step is something read, sent, answered or saved, or a look at what there is to
+    /// do; not while the disk keeps it waiting.
+    pub fn progress(&self) -> Progress {
+        self.monitor.progress(self.log.committed())
     }
 
     /// How the sink fares now.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::clock;
+use crate::progress::Progress;
 
 /// Changes that follow each other faster than this are logged at debug level only.
 const QUIET: Duration = Duration::from_secs(10);
@@ -64,6 +65,8 @@ pub(super) struct Monitor {
     cursor: AtomicU64,
     /// When the oldest undelivered event was received, in microseconds since 1970.
     oldest: AtomicI64,
+    /// What the forwarder has done.
+    steps: AtomicU64,
     fares: Mutex<Fares>,
 }
 
@@ -84,6 +87,7 @@ impl Monitor {
             address: address.to_owned(),
             cursor: AtomicU64::new(cursor),
             oldest: AtomicI64::new(NONE),
+            steps: AtomicU64::new(0),
             fares: Mutex::new(Fares {
                 condition: Condition::Ok,
                 since: Instant::now(),
@@ -106,6 +110,17 @@ impl Monitor {
     pub(super) fn moved(&self, cursor: Lsn, oldest: Option<i64>) {
         self.cursor.store(cursor, Ordering::Release);
         self.oldest.store(oldest.unwrap_or(NONE), Ordering::Relaxed);
+    }
+
+    /// The forwarder got on.
+    pub(super) fn step(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How far the forwarder is.
+    pub(super) fn progress(&self, committed: Lsn) -> Progress {
+        let steps = self.steps.load(Ordering::Relaxed);
+        Progress { steps, has_work: self.cursor() <= committed }
     }
 
     /// Seconds since the oldest undelivered event was received.

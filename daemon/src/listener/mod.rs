@@ -114,6 +114,17 @@ impl Listener {
         Ok(Self { socket: socket.listen(BACKLOG)?, anonymous, transport: Arc::new(transport) })
     }
 
+    /// As [`Listener::bind`], with a socket that listens already.
+    pub fn over(
+        socket: std::net::TcpListener,
+        anonymous: bool,
+        transport: Transport,
+    ) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let socket = TcpListener::from_std(socket)?;
+        Ok(Self { socket, anonymous, transport: Arc::new(transport) })
+    }
+
     /// Where it listens; tells the port that port 0 became.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()

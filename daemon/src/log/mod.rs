@@ -184,6 +184,7 @@ pub use storage::{FileSystem, Storage};
 
 use storage::File;
 
+use crate::progress::Progress;
 use quarantine::Quarantine;
 use queue::{Need, Queue, Refusal};
 use recovery::{Place, Recovered};
@@ -442,6 +443,11 @@ impl Log {
     /// Damaged places that cost control records and no event, met since the log was opened.
     pub fn control_lost(&self) -> u64 {
         self.shared.control_lost.load(Ordering::Relaxed)
+    }
+
+    /// How far its writer is: a step is a commit, or an attempt at one.
+    pub fn progress(&self) -> Progress {
+        self.shared.queue.progress()
     }
 
     /// The loss ledger's entries, oldest first.

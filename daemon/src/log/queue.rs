@@ -9,6 +9,7 @@ use tidegate_event::Lsn;
 use tokio::sync::{Notify, oneshot};
 
 use super::{NotStored, frame, segment};
+use crate::progress::Progress;
 
 /// Blocks that wait may take this many times `max_bytes` before appenders are refused.
 const WAITING: usize = 4;
@@ -141,6 +142,10 @@ struct State {
     retry: Option<Instant>,
     roll: bool,
     closing: bool,
+    /// How often the writer has asked for work,
+    steps: u64,
+    /// and whether it is doing what it was given.
+    working: bool,
 }
 
 impl State {
@@ -189,6 +194,8 @@ impl Queue {
             retry: None,
             roll: false,
             closing: false,
+            steps: 0,
+            working: false,
         };
         Self { bounds, state: Mutex::new(state), wake: Condvar::new(), room: Notify::new() }
     }
@@ -248,9 +255,14 @@ impl Queue {
     /// The writer's next work; waits for it.
     pub(super) fn next(&self) -> Work {
         let mut state = self.lock();
+        state.steps += 1;
+        state.working = false;
         loop {
             state = match state.work(Instant::now(), &self.bounds) {
-                Ok(work) => return work,
+                Ok(work) => {
+                    state.working = true;
+                    return work;
+                }
                 Err(None) => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Err(Some(until)) => {
                     let limit = until.saturating_duration_since(Instant::now());
@@ -265,6 +277,15 @@ impl Queue {
     #[cfg(test)]
     pub(super) fn try_next(&self, now: Instant) -> Option<Work> {
         self.lock().work(now, &self.bounds).ok()
+    }
+
+    /// How far the writer is.
+    pub(super) fn progress(&self) -> Progress {
+        let state = self.lock();
+        let now = Instant::now();
+        let is_due = |frame: &Batch| now >= frame.since + self.bounds.max_delay;
+        let waits = state.retry.is_none() && state.frames.front().is_some_and(is_due);
+        Progress { steps: state.steps, has_work: state.working || waits }
     }
 
     /// A frame is written, or given up: whoever still waits for it is told that it is not stored.

@@ -22,6 +22,7 @@ use self::upstream::Upstream;
 use super::signals::Stop;
 use super::{Failure, simulate};
 use crate::gateway::{Gateway, Left};
+use crate::notify::Sockets;
 use crate::receiver;
 use crate::supervise::{Role, Supervisor};
 
@@ -86,7 +87,7 @@ impl<'a> Demo<'a> {
         let tasks = Supervisor::new();
         let toggles = toggles(&tasks)?;
         let upstream = Upstream::start(home.receiver(), options.receiver).await?;
-        let gateway = Gateway::start(&home.config(upstream.address())?).await?;
+        let gateway = Gateway::start(&home.config(upstream.address())?, Sockets::none()).await?;
         let demo =
             Self { home, stop, toggles, upstream, gateway, tasks, progress: Progress::new() };
         let sensors = simulate::Devices {
