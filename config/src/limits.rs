@@ -31,6 +31,13 @@ pub struct Limits {
     /// How long a client may take nothing of what waits for it; then the connection is closed. 1 s to
     /// 1 d; default 60 s.
     pub send_timeout: Span,
+    /// The longest keep-alive of an MQTT 5 client, which is told (Server Keep Alive); one of 0 becomes
+    /// this too. 3.1.1 clients have no way to be told, and keep theirs. Whole seconds, 0 s to 65,535 s;
+    /// default 0 s: the client decides.
+    pub max_keep_alive: Span,
+    /// Topic aliases of one MQTT 5 client, in each direction; a higher one ends the connection (0x94).
+    /// 0 to 65535; default 32.
+    pub max_topic_aliases: u16,
     /// Subscriptions of one client; one more is refused (0x97, 3.1.1: 0x80). 1 to 100,000; default
     /// 128.
     pub max_subscriptions: usize,
@@ -59,6 +66,8 @@ impl Default for Limits {
             max_bytes_per_second: None,
             connect_timeout: Span::seconds(10),
             send_timeout: Span::seconds(60),
+            max_keep_alive: Span::seconds(0),
+            max_topic_aliases: 32,
             max_subscriptions: 128,
             max_topic_levels: 32,
             max_topic_length: 1024,
@@ -105,6 +114,16 @@ impl Limits {
                 "send-timeout",
                 default.send_timeout,
                 Span::seconds(1)..=Span::seconds(86_400),
+            ),
+            max_keep_alive: section.bounded(
+                "max-keep-alive",
+                default.max_keep_alive,
+                Span::seconds(0)..=Span::seconds(65_535),
+            ),
+            max_topic_aliases: section.bounded(
+                "max-topic-aliases",
+                default.max_topic_aliases,
+                0..=u16::MAX,
             ),
             max_subscriptions: section.bounded(
                 "max-subscriptions",

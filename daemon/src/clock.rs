@@ -25,7 +25,7 @@ impl Clock {
     /// The reading for an event received now.
     pub fn now(&self) -> Received {
         let unix_micros = unix_micros();
-        if unix_micros >= EARLIEST * 1_000_000 {
+        if is_set(unix_micros) {
             return Received::Synced { unix_micros };
         }
         Received::SinceBoot { unix_micros, boot: self.boot, nanos: nanos_since_boot() }
@@ -36,6 +36,11 @@ impl Default for Clock {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Whether a wall clock that says this has been set.
+pub fn is_set(unix_micros: i64) -> bool {
+    unix_micros >= EARLIEST * 1_000_000
 }
 
 /// The wall clock, in microseconds since 1970-01-01T00:00:00Z; negative before.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tidegate_event::record::Properties;
 use tidegate_event::{EventRef, Property, Qos, Received};
 
+use crate::clock::is_set;
+
 /// One event, copied once from the log however many subscribers it has.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -61,14 +63,17 @@ impl Event {
     }
 
     /// Seconds of life it has left (`[MQTT-3.3.2-6]`), if the publisher set a limit: 0 once it is
-    /// over. Time that passed while the wall clock was not set is not counted.
+    /// over. Where the wall clock was set in between, time before that is not counted.
     pub fn expiry(&self, now_micros: i64) -> Option<u32> {
         let limit = self.properties().iter().find_map(|property| match property {
             Property::MessageExpiry(seconds) => Some(seconds),
             _ => None,
         })?;
-        let Received::Synced { unix_micros } = self.received else {
-            return Some(limit);
+        let unix_micros = match self.received {
+            Received::Synced { unix_micros } => unix_micros,
+            // A clock that nobody has set runs all the same.
+            Received::SinceBoot { unix_micros, .. } if !is_set(now_micros) => unix_micros,
+            Received::SinceBoot { .. } => return Some(limit),
         };
         let age = now_micros.saturating_sub(unix_micros).max(0) / 1_000_000;
         Some(limit.saturating_sub(u32::try_from(age).unwrap_or(u32::MAX)))
@@ -171,6 +176,10 @@ mod tests {
     #[test]
     fn time_that_no_clock_measured_does_not_expire_an_event() {
         let unset = Received::SinceBoot { unix_micros: 5, boot: 1, nanos: 1 };
-        assert_eq!(with_expiry(&mut Vec::new(), unset).expiry(i64::MAX), Some(60));
+        let event = with_expiry(&mut Vec::new(), unset);
+        assert_eq!(event.expiry(i64::MAX), Some(60));
+        // The clock is still not set; the machine was started again.
+        assert_eq!(event.expiry(20_000_005), Some(40));
+        assert_eq!(event.expiry(1), Some(60));
     }
 }

@@ -53,8 +53,8 @@ pub enum Denied {
     /// The client's rights do not go that far.
     #[error("the client may not publish to the topic")]
     NotAuthorized,
-    /// Topics that begin with `$` are the gateway's own.
-    #[error("the topic begins with $, which clients may not publish to")]
+    /// `$SYS` and `$share`: see [`is_reserved`].
+    #[error("the topic begins with $SYS or $share, which clients may not publish to")]
     TopicReserved,
     /// `limits.max-topic-length`.
     #[error("the topic is {length} bytes long, the limit is {limit}")]
@@ -163,6 +163,17 @@ impl Gate {
     }
 }
 
+/// Topics that only the gateway publishes, and the share names of subscriptions. The exception is where
+/// a mosquitto bridge says that it is connected, as at mosquitto. Other topics that begin with `$` are
+/// like any (MQTT 5.0 section 4.7.2).
+fn is_reserved(topic: &str) -> bool {
+    let bridge_state = || {
+        let id = topic.strip_prefix("$SYS/broker/connection/")?.strip_suffix("/state")?;
+        (!id.contains('/')).then_some(())
+    };
+    matches!(topic.split('/').next(), Some("$SYS" | "$share")) && bridge_state().is_none()
+}
+
 impl Rules {
     fn new(limits: &Limits) -> Self {
         Self {
@@ -179,7 +190,7 @@ impl Rules {
         if topic::check_name(event.topic).is_err() {
             return Err(Denied::TopicInvalid);
         }
-        if event.topic.starts_with('$') {
+        if is_reserved(event.topic) {
             return Err(Denied::TopicReserved);
         }
         let levels = 1 + event.topic.bytes().filter(|byte| *byte == b'/').count();
@@ -224,7 +235,15 @@ mod tests {
 
     #[test]
     fn topics_of_the_gateway_itself_are_closed_to_clients() {
-        assert_eq!(check("$SYS/uptime"), Err(Denied::TopicReserved));
+        for topic in ["$SYS/uptime", "$SYS", "$share/g/a", "$share"] {
+            assert_eq!(check(topic), Err(Denied::TopicReserved), "{topic}");
+        }
+        for topic in ["$other/a", "$SYSTEM", "$"] {
+            assert_eq!(check(topic), Ok(()), "{topic}");
+        }
+        assert!(!is_reserved("$SYS/broker/connection/edge.plant/state"));
+        assert!(is_reserved("$SYS/broker/connection/a/b/state"));
+        assert!(is_reserved("$SYS/broker/connection//../state"));
     }
 
     #[test]

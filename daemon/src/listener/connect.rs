@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_config::Limits;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info};
@@ -77,6 +78,11 @@ pub(super) async fn run<S>(
         Ok(Ok(admitted)) => admitted,
     };
     place.connected();
+    if !accept(&mut wire, &mut admitted, &shared) {
+        shared.metrics.malformed.inc();
+        info!(%peer, "CONNECT refused: the CONNACK is larger than the client's maximum packet size");
+        return;
+    }
     let client = Arc::clone(&admitted.client);
     let stop = drain.child_token();
     let identity = admitted.identity.clone();
@@ -86,7 +92,6 @@ pub(super) async fn run<S>(
     shared.metrics.taken_over.inc_by(u64::from(before));
     let (version, user) = (admitted.connect.version, admitted.identity.user.as_deref());
     info!(%peer, client = &*client, user, ?version, "client connected");
-    accept(&mut wire, &mut admitted, &shared);
     let mut connection = Box::pin(Connection::new(wire, admitted, stop.clone(), &shared).run());
     let end = tokio::select! {
         end = &mut connection => end,
@@ -167,15 +172,34 @@ fn client_id(connect: &Connect) -> Result<(Arc<str>, Option<String>), Bad> {
     Ok((assigned.as_str().into(), Some(assigned)))
 }
 
-/// Puts the CONNACK into the output.
-fn accept<S>(wire: &mut Wire<S>, admitted: &mut Admitted, shared: &Shared) {
+/// The keep-alive that counts, in seconds; 0 is none. A 3.1.1 client cannot be told another one than
+/// its own.
+pub(super) fn keep_alive(connect: &Connect, limits: &Limits) -> u16 {
+    let longest = u16::try_from(limits.max_keep_alive.0.as_secs()).unwrap_or(u16::MAX);
+    match (connect.version, connect.keep_alive) {
+        (Version::V4, own) => own,
+        (Version::V5, own) if longest == 0 => own,
+        (Version::V5, 0) => longest,
+        (Version::V5, own) => own.min(longest),
+    }
+}
+
+/// Puts the CONNACK into the output, unless it is larger than the client takes
+/// (`[MQTT-3.1.2-24]`).
+fn accept<S>(wire: &mut Wire<S>, admitted: &mut Admitted, shared: &Shared) -> bool {
+    let connect = &admitted.connect;
+    let ours = keep_alive(connect, &shared.limits);
     let max = shared.limits.max_packet_size.0;
     let accepted = Accepted {
         receive_maximum: shared.limits.max_inflight.max(1),
         max_packet_size: u32::try_from(max).unwrap_or(u32::MAX).max(1),
         assigned_client_id: admitted.assigned.take(),
+        topic_alias_maximum: shared.limits.max_topic_aliases,
+        keep_alive: (ours != connect.keep_alive).then_some(ours),
+        retain_available: shared.limits.max_retained > 0,
     };
-    codec::write_accepted(accepted, admitted.connect.version, &mut wire.output);
+    codec::write_accepted(accepted, connect.version, &mut wire.output);
+    wire.output.len() <= connect.max_packet_size
 }
 
 /// Says why, as far as the client understands it, and closes.

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::ahead::{Ahead, MAX_AHEAD};
-use super::codec::{self, Ack, Bad, Disconnect, Framed, Kind, Version, Will};
-use super::connect::{Admitted, CLOSE_TIMEOUT};
+use super::codec::{self, Ack, Bad, Disconnect, Framed, Kind, Reason, Version, Will};
+use super::connect::{Admitted, CLOSE_TIMEOUT, keep_alive};
 use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::session::Session;
@@ -35,6 +35,9 @@ pub(super) struct Connection<S> {
     pub(super) shared: Shared,
     pub(super) wire: Box<Wire<S>>,
     pub(super) version: Version,
+    pub(super) bridge: bool,
+    /// Bytes of the largest packet that the client takes.
+    max_packet_size: usize,
     client: Arc<str>,
     will: Option<Will>,
     identity: Identity,
@@ -79,25 +82,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let max_inflight = usize::from(shared.limits.max_inflight.max(1));
         let receive_maximum = (version == Version::V5).then_some(max_inflight);
         let window = usize::from(connect.receive_maximum).min(max_inflight);
+        let max_packet_size = connect.max_packet_size;
+        let aliases = connect.topic_alias_maximum.min(shared.limits.max_topic_aliases);
+        let keep_alive = keep_alive(&connect, &shared.limits);
+        let watch = Watch::new(keep_alive, shared.limits.send_timeout.0);
         let inbound = Inbound::new(
             Arc::clone(&shared.gate),
             shared.metrics.clone(),
             version,
             Arc::clone(&client),
-            max_inflight,
+            &shared.limits,
         );
         Self {
             wire,
             version,
+            bridge: connect.bridge,
+            max_packet_size,
             will: connect.will,
             identity,
             rights,
             session: Session::new(receive_maximum, window),
             inbound,
-            outbound: Outbound::new(version, connect.max_packet_size),
+            outbound: Outbound::new(version, max_packet_size, aliases),
             subscriber: shared.bus.subscriber(Arc::clone(&client)),
             client,
-            watch: Watch::new(connect.keep_alive, shared.limits.send_timeout.0),
+            watch,
             stop: Box::pin(stop.cancelled_owned()),
             read: 0,
             partial: None,
@@ -226,6 +235,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     break;
                 }
             };
+            frame.check_length(version)?;
             let length = frame.whole.len();
             match frame.kind {
                 Kind::Publish => {
@@ -271,6 +281,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.consume(length);
         }
         Ok(None)
+    }
+
+    /// The answer that stands in the output from `from` on is not larger than the client takes
+    /// (`[MQTT-3.1.2-24]`): else it asked for too much at once.
+    pub(super) fn check_answer(&mut self, from: usize) -> Result<(), End> {
+        if self.wire.output.len() - from > self.max_packet_size {
+            self.wire.output.truncate(from);
+            let what = "request whose answer is larger than the client's maximum packet size";
+            return Err(Bad(Reason::PacketTooLarge, what).into());
+        }
+        Ok(())
     }
 
     fn consume(&mut self, length: usize) {

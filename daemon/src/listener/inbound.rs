@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tidegate_config::Limits;
 use tidegate_event::{BlockBuilder, Draft, Qos};
 use tokio::time::timeout;
 
+use super::aliases::Aliases;
 use super::codec::{Bad, Frame, Kind, Publish, Reason, Version, write_ack};
 use super::session::{self, Session};
 use super::{End, Metrics};
@@ -37,6 +39,9 @@ pub(super) struct Inbound {
     client: Arc<str>,
     /// Events that may wait.
     max_waiting: usize,
+    aliases: Aliases,
+    /// Retained messages are kept; else an MQTT 5 client was told so.
+    retains: bool,
     block: Option<BlockBuilder>,
     properties: Vec<u8>,
     /// Events in `block`, by QoS.
@@ -92,14 +97,16 @@ impl Inbound {
         metrics: Metrics,
         version: Version,
         client: Arc<str>,
-        max_waiting: usize,
+        limits: &Limits,
     ) -> Self {
         Self {
             gate,
             metrics,
             version,
             client,
-            max_waiting,
+            max_waiting: usize::from(limits.max_inflight.max(1)),
+            aliases: Aliases::new(limits.max_topic_aliases, limits.max_topic_length),
+            retains: limits.max_retained > 0,
             block: None,
             properties: Vec::new(),
             received: [0; 3],
@@ -156,6 +163,11 @@ impl Inbound {
     ) -> Result<(), End> {
         let publish = Publish::read(frame, self.version, &mut self.properties)?;
         let Publish { qos, id, .. } = publish;
+        let topic = self.aliases.resolve(&publish)?;
+        if publish.retain && !self.retains && self.version == Version::V5 {
+            let what = "RETAIN, which limits.max-retained = 0 rules out";
+            return Err(Bad(Reason::RetainNotSupported, what).into());
+        }
         match session.publish(qos, id)? {
             session::Inbound::Store => {}
             session::Inbound::Ignore => return Ok(()),
@@ -165,7 +177,7 @@ impl Inbound {
             }
         }
         let draft = Draft {
-            topic: publish.topic,
+            topic,
             qos,
             retain: publish.retain,
             properties: publish.properties,
@@ -179,9 +191,11 @@ impl Inbound {
                         Bad(Reason::TopicInvalid, "PUBLISH to what is no topic name").into()
                     );
                 }
-                // 3.1.1 has no way to say no, and an acknowledgement would be a lie.
-                _ if self.version == Version::V4 => return Err(End::Denied(denied)),
+                // Nothing was promised.
                 _ if qos == Qos::AtMostOnce => {}
+                // `[MQTT-3.3.5-2]`: 3.1.1 has no way to say no but this one, and an acknowledgement
+                // would say that the event is on disk.
+                _ if self.version == Version::V4 => return Err(End::Denied(denied)),
                 _ => self.acks.push(AckDue { id, qos, says: Says::Refused(Reason::from(denied)) }),
             }
             return Ok(());

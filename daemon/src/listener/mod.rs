@@ -16,13 +16,16 @@
 //! - A client that takes nothing of what waits for it for `limits.send-timeout` is let go.
 //! - Every session is a clean one: it ends with its connection. Session present is always 0; a client
 //!   that asks for more is let in all the same, and, in MQTT 5, told a session expiry interval of 0.
-//! - There are no shared subscriptions (0x9E), topic aliases (0x94) and authentication methods (0x8C)
-//!   yet, and topics that begin with `$` are not open to publishers (0x90).
+//! - There are no shared subscriptions (0x9E) and authentication methods (0x8C) yet. `$SYS` and
+//!   `$share` are not open to publishers (0x90), but for the state of a mosquitto bridge; other topics
+//!   that begin with `$` are, and no wildcard in front matches them.
+//! - A mosquitto bridge connects with its default settings (protocol level 0x84).
 //! - What a client does wrong costs it the connection, with the MQTT 5 reason code, and nobody else
 //!   anything. Its will is published then, as after any end but its own DISCONNECT and the drain.
 
 mod accept;
 mod ahead;
+mod aliases;
 mod clients;
 mod codec;
 mod connect;

@@ -23,9 +23,10 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
-    /// `max_packet_size` is the client's, in bytes.
-    pub(super) fn new(version: Version, max_packet_size: usize) -> Self {
-        Self { deliveries: VecDeque::new(), writer: PublishWriter::new(version, max_packet_size) }
+    /// `max_packet_size` is the client's, in bytes, and `max_aliases` how many it takes.
+    pub(super) fn new(version: Version, max_packet_size: usize, max_aliases: u16) -> Self {
+        let writer = PublishWriter::new(version, max_packet_size, max_aliases);
+        Self { deliveries: VecDeque::new(), writer }
     }
 
     /// Whether it can take more from the bus.

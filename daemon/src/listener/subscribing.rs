@@ -48,8 +48,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Err(reason) => Err(reason),
             });
         }
+        let from = self.wire.output.len();
         codec::write_suback(id, &granted, self.version, &mut self.wire.output);
-        Ok(())
+        self.check_answer(from)
     }
 
     /// Whether the client may have this subscription now.
@@ -80,8 +81,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
         let options = Options {
             qos: requested.qos,
-            no_local: requested.no_local,
-            retain_as_published: requested.retain_as_published,
+            no_local: requested.no_local || self.bridge,
+            retain_as_published: requested.retain_as_published || self.bridge,
             identifier,
         };
         Ok(Subscription { filter, options, retain_handling: requested.retain_handling })
@@ -99,7 +100,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Ok(_) => Err(Reason::NoSubscriptionExisted),
             })
             .collect();
+        let from = self.wire.output.len();
         codec::write_unsuback(unsubscribe.id, &answers, self.version, &mut self.wire.output);
-        Ok(())
+        self.check_answer(from)
     }
 }

@@ -4,6 +4,7 @@ mod bad_input;
 mod broker;
 mod disk;
 mod durability;
+mod options;
 mod publishing;
 mod subscribing;
 mod waiting;

@@ -20,6 +20,9 @@ impl Ack {
         let mut code = 0;
         if version == Version::V5 && !input.is_empty() {
             code = input.byte()?;
+            if !may_say(frame.kind, code) {
+                return Err(Bad::protocol("reason code that an acknowledgement cannot have"));
+            }
             if !input.is_empty() {
                 input.properties(&[id::REASON_STRING, id::USER], |_, _| Ok(()))?;
             }
@@ -31,6 +34,18 @@ impl Ack {
     /// Whether the other side refuses (`[MQTT-4.4.0-1]`: a reason code of 0x80 or more).
     pub(in crate::listener) fn is_refusal(self) -> bool {
         self.code >= 0x80
+    }
+}
+
+/// Whether a client's packet of this kind may have this reason code (MQTT 5.0 table 2-6).
+fn may_say(kind: Kind, code: u8) -> bool {
+    match kind {
+        Kind::PubAck | Kind::PubRec => {
+            matches!(code, 0 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99)
+        }
+        Kind::PubRel | Kind::PubComp => matches!(code, 0 | 0x92),
+        Kind::Disconnect => matches!(code, 0 | 4 | 0x80..=0x83 | 0x90 | 0x93..=0x99),
+        _ => false,
     }
 }
 
@@ -71,6 +86,9 @@ impl Disconnect {
         let mut code = 0;
         if version == Version::V5 && !input.is_empty() {
             code = input.byte()?;
+            if !may_say(frame.kind, code) {
+                return Err(Bad::protocol("reason code that a DISCONNECT cannot have"));
+            }
             if !input.is_empty() {
                 let allowed = [id::SESSION_EXPIRY, id::REASON_STRING, id::USER];
                 input.properties(&allowed, |_, _| Ok(()))?;

@@ -1,4 +1,4 @@
-//! CONNECT, SUBSCRIBE, UNSUBSCRIBE and their answers, by rumqttd's codec.
+//! SUBSCRIBE, UNSUBSCRIBE and their answers, and CONNACK, by rumqttd's codec.
 //!
 //! It trusts lengths, takes duplicate and misplaced properties, U+0000, reserved bits and trailing
 //! bytes, and has `unreachable!()` where a client can get to. So it is only shown whole packets whose
@@ -10,52 +10,10 @@ use bytes::BytesMut;
 use rumqttd::protocol::v4::V4;
 use rumqttd::protocol::v5::V5;
 use rumqttd::protocol::{self as mqtt, Packet, Protocol};
-use tidegate_event::{Property, Qos};
+use tidegate_event::Qos;
 
 use super::input::{Value, id};
 use super::{Bad, Frame, Input, Reason, Version};
-use crate::gate::{Credentials, Secret};
-
-/// A client's CONNECT.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::listener) struct Connect {
-    pub(in crate::listener) version: Version,
-    /// May be empty: then it wants one from us.
-    pub(in crate::listener) client_id: String,
-    /// Clean session, clean start.
-    pub(in crate::listener) clean: bool,
-    /// Seconds; 0 means none.
-    pub(in crate::listener) keep_alive: u16,
-    pub(in crate::listener) will: Option<Will>,
-    pub(in crate::listener) credentials: Credentials,
-    /// How many QoS 1 and 2 deliveries it takes at once.
-    pub(in crate::listener) receive_maximum: u16,
-    /// Bytes of the largest packet that it takes.
-    pub(in crate::listener) max_packet_size: usize,
-}
-
-/// What is to be published when a client is gone without a DISCONNECT.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::listener) struct Will {
-    /// UTF-8, and nothing more is known of it.
-    pub(in crate::listener) topic: String,
-    pub(in crate::listener) qos: Qos,
-    pub(in crate::listener) retain: bool,
-    /// An encoded list.
-    pub(in crate::listener) properties: Vec<u8>,
-    pub(in crate::listener) payload: Vec<u8>,
-}
-
-/// Why a CONNECT is refused, and how the client is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(in crate::listener) enum Refused {
-    /// Nobody knows which protocol that is: no answer.
-    #[error("{0}")]
-    Silently(Bad),
-    /// A CONNACK.
-    #[error("{1}")]
-    With(Version, Bad),
-}
 
 /// A client's SUBSCRIBE.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +50,11 @@ pub(in crate::listener) struct Accepted {
     pub(in crate::listener) receive_maximum: u16,
     pub(in crate::listener) max_packet_size: u32,
     pub(in crate::listener) assigned_client_id: Option<String>,
+    /// Topic aliases that we take.
+    pub(in crate::listener) topic_alias_maximum: u16,
+    /// In seconds, where it is not the client's own.
+    pub(in crate::listener) keep_alive: Option<u16>,
+    pub(in crate::listener) retain_available: bool,
 }
 
 const MALFORMED: Bad = Bad(Reason::Malformed, "packet that cannot be decoded");
@@ -118,167 +81,6 @@ fn encode(packet: Packet, version: Version, out: &mut Vec<u8>) {
         Ok(_) => out.extend_from_slice(&bytes),
         Err(why) => tracing::error!("an answer to a client could not be encoded: {why}"),
     }
-}
-
-/// Reads a CONNECT (MQTT 5.0 section 3.1).
-pub(in crate::listener) fn connect(frame: &Frame<'_>) -> Result<Connect, Refused> {
-    let mut input = Input(frame.body);
-    let version = protocol_level(&mut input)?;
-    let refuse = |bad| Refused::With(version, bad);
-    let mut limits = Connect {
-        version,
-        client_id: String::new(),
-        clean: false,
-        keep_alive: 0,
-        will: None,
-        credentials: Credentials::default(),
-        receive_maximum: u16::MAX,
-        max_packet_size: usize::MAX,
-    };
-    check_connect(&mut input, &mut limits).map_err(refuse)?;
-    let Packet::Connect(connect, _, will, will_properties, _) =
-        decode(frame.whole, version).map_err(refuse)?
-    else {
-        return Err(refuse(MALFORMED));
-    };
-    let will = match will {
-        Some(will) => Some(Will {
-            topic: String::from_utf8(will.topic.to_vec()).map_err(|_| refuse(MALFORMED))?,
-            qos: from_rumqttd(will.qos),
-            retain: will.retain,
-            properties: will_properties.as_ref().map(write_will_properties).unwrap_or_default(),
-            payload: will.message.to_vec(),
-        }),
-        None => None,
-    };
-    Ok(Connect {
-        client_id: connect.client_id,
-        clean: connect.clean_session,
-        keep_alive: connect.keep_alive,
-        will,
-        ..limits
-    })
-}
-
-/// Reads as far as the protocol level, which says how to answer.
-fn protocol_level(input: &mut Input<'_>) -> Result<Version, Refused> {
-    let unsupported = "protocol level other than 4 (MQTT 3.1.1) and 5";
-    let name = input.data().map_err(Refused::Silently)?;
-    let level = input.byte().map_err(Refused::Silently)?;
-    match (name, level) {
-        (b"MQTT", 4) => Ok(Version::V4),
-        (b"MQTT", 5) => Ok(Version::V5),
-        // Older clients understand 3.1.1's answer, newer ones probably 5's.
-        (b"MQIsdp", _) | (b"MQTT", 0..=3) => {
-            Err(Refused::With(Version::V4, Bad(Reason::UnsupportedVersion, unsupported)))
-        }
-        (b"MQTT", _) => {
-            Err(Refused::With(Version::V5, Bad(Reason::UnsupportedVersion, unsupported)))
-        }
-        _ => Err(Refused::Silently(Bad::malformed("protocol name other than MQTT"))),
-    }
-}
-
-/// Checks everything behind the protocol level, and notes the client's limits.
-fn check_connect(input: &mut Input<'_>, connect: &mut Connect) -> Result<(), Bad> {
-    let flags = input.byte()?;
-    let (login, password) = (flags & 0x80 != 0, flags & 0x40 != 0);
-    let (will, will_bits) = (flags & 0x04 != 0, flags & 0x38);
-    if flags & 1 != 0 || (!will && will_bits != 0) || flags & 0x18 == 0x18 {
-        return Err(Bad::malformed("flags of CONNECT that cannot be"));
-    }
-    if connect.version == Version::V4 && password && !login {
-        return Err(Bad::malformed("password without a user name"));
-    }
-    input.two()?;
-    if connect.version == Version::V5 {
-        check_connect_properties(input, connect)?;
-    }
-    input.text()?;
-    if will {
-        if connect.version == Version::V5 {
-            let allowed = [
-                id::WILL_DELAY,
-                id::PAYLOAD_FORMAT,
-                id::MESSAGE_EXPIRY,
-                id::CONTENT_TYPE,
-                id::RESPONSE_TOPIC,
-                id::CORRELATION_DATA,
-                id::USER,
-            ];
-            input.properties(&allowed, |_, _| Ok(()))?;
-        }
-        input.text()?;
-        input.data()?;
-    }
-    if login {
-        connect.credentials.username = Some(input.text()?.to_owned());
-    }
-    if password {
-        let password = input.data()?;
-        if std::str::from_utf8(password).is_err() {
-            return Err(Bad(Reason::BadLogin, "password that is not UTF-8"));
-        }
-        connect.credentials.password = Some(Secret::new(password));
-    }
-    input.end()
-}
-
-fn check_connect_properties(input: &mut Input<'_>, connect: &mut Connect) -> Result<(), Bad> {
-    const ALLOWED: [u8; 9] = [
-        id::SESSION_EXPIRY,
-        id::RECEIVE_MAXIMUM,
-        id::MAXIMUM_PACKET_SIZE,
-        id::TOPIC_ALIAS_MAXIMUM,
-        id::REQUEST_RESPONSE_INFO,
-        id::REQUEST_PROBLEM_INFO,
-        id::USER,
-        id::AUTH_METHOD,
-        id::AUTH_DATA,
-    ];
-    input.properties(&ALLOWED, |identifier, value| {
-        match (identifier, value) {
-            (id::RECEIVE_MAXIMUM | id::MAXIMUM_PACKET_SIZE, Value::Number(0)) => {
-                return Err(Bad::protocol("receive maximum or maximum packet size 0"));
-            }
-            (id::RECEIVE_MAXIMUM, Value::Number(n)) => connect.receive_maximum = n as u16,
-            (id::MAXIMUM_PACKET_SIZE, Value::Number(n)) => connect.max_packet_size = n as usize,
-            (id::AUTH_METHOD, _) => {
-                let what = "authentication method, there is none";
-                return Err(Bad(Reason::BadAuthenticationMethod, what));
-            }
-            (id::AUTH_DATA, _) => {
-                return Err(Bad::protocol("authentication data without a method"));
-            }
-            _ => {}
-        }
-        Ok(())
-    })
-}
-
-/// The will delay is over at once: it never outlasts the session, which ends with the connection.
-fn write_will_properties(properties: &mqtt::LastWillProperties) -> Vec<u8> {
-    let mut list = Vec::new();
-    let mut put = |property: Property<'_>| property.write(&mut list);
-    if let Some(format) = properties.payload_format_indicator {
-        put(Property::PayloadFormat(format));
-    }
-    if let Some(seconds) = properties.message_expiry_interval {
-        put(Property::MessageExpiry(seconds));
-    }
-    if let Some(text) = &properties.content_type {
-        put(Property::ContentType(text));
-    }
-    if let Some(text) = &properties.response_topic {
-        put(Property::ResponseTopic(text));
-    }
-    if let Some(data) = &properties.correlation_data {
-        put(Property::CorrelationData(data));
-    }
-    for (name, value) in &properties.user_properties {
-        put(Property::User(name, value));
-    }
-    list
 }
 
 /// Reads a SUBSCRIBE (MQTT 5.0 section 3.8).
@@ -362,7 +164,9 @@ pub(in crate::listener) fn write_accepted(accepted: Accepted, version: Version, 
         receive_max: Some(accepted.receive_maximum),
         max_packet_size: Some(accepted.max_packet_size),
         assigned_client_identifier: accepted.assigned_client_id,
-        topic_alias_max: Some(0),
+        topic_alias_max: Some(accepted.topic_alias_maximum),
+        server_keep_alive: accepted.keep_alive,
+        retain_available: (!accepted.retain_available).then_some(0),
         shared_subscription_available: Some(0),
         ..mqtt::ConnAckProperties::default()
     };
@@ -387,6 +191,7 @@ pub(in crate::listener) fn write_refused(reason: Reason, version: Version, out: 
         (_, Reason::Protocol) => Code::ProtocolError,
         (_, Reason::BadAuthenticationMethod) => Code::BadAuthenticationMethod,
         (_, Reason::TopicInvalid) => Code::TopicNameInvalid,
+        (_, Reason::RetainNotSupported) => Code::RetainNotSupported,
         (_, Reason::PacketTooLarge) => Code::PacketTooLarge,
         (_, Reason::QuotaExceeded) => Code::QuotaExceeded,
         (_, Reason::ServerBusy) => Code::ServerBusy,

@@ -71,11 +71,14 @@ impl<'a> Input<'a> {
         for shift in [0, 7, 14, 21] {
             let byte = self.byte()?;
             value |= u32::from(byte & 0x7f) << shift;
+            if byte == 0 && shift > 0 {
+                break;
+            }
             if byte & 0x80 == 0 {
                 return Ok(value);
             }
         }
-        Err(Bad::malformed("variable byte integer of more than four bytes"))
+        Err(Bad::malformed("variable byte integer of more bytes than it needs, or than four"))
     }
 
     /// Binary data.

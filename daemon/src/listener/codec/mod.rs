@@ -1,11 +1,12 @@
 //! Bytes to packets and back: MQTT 3.1.1 and 5.0.
 //!
-//! PUBLISH and its acknowledgements, PINGREQ and DISCONNECT are code of our own ([`publish`],
-//! [`ack`]): rumqttd's codec hides a PUBLISH's QoS and packet id, copies, and reads and writes
-//! DISCONNECT wrongly. The rest goes through `rumqttd::protocol`, behind checks of our own
+//! CONNECT, PUBLISH and its acknowledgements, PINGREQ and DISCONNECT are code of our own
+//! ([`connect`](self::connect()), [`publish`], [`ack`]): rumqttd's codec takes passwords for UTF-8,
+//! hides a PUBLISH's QoS and packet id, copies, and reads and writes DISCONNECT wrongly. The rest goes through `rumqttd::protocol`, behind checks of our own
 //! ([`control`]). Nothing here does I/O.
 
 mod ack;
+mod connect;
 mod control;
 mod input;
 mod publish;
@@ -14,9 +15,10 @@ mod reason;
 mod tests;
 
 pub(super) use ack::{Ack, Disconnect, write_ack, write_disconnect, write_pingresp};
+pub(super) use connect::{Connect, Refused, Will, connect};
 pub(super) use control::{
-    Accepted, Connect, Refused, Subscribe, SubscribeFilter, Unsubscribe, Will, connect, subscribe,
-    unsubscribe, write_accepted, write_refused, write_suback, write_unsuback,
+    Accepted, Subscribe, SubscribeFilter, Unsubscribe, subscribe, unsubscribe, write_accepted,
+    write_refused, write_suback, write_unsuback,
 };
 pub(super) use publish::{Publish, PublishWriter};
 pub(super) use reason::{Bad, Reason};
@@ -58,6 +60,18 @@ pub(super) struct Frame<'a> {
     pub(super) body: &'a [u8],
     /// Fixed header and body.
     pub(super) whole: &'a [u8],
+}
+
+impl Frame<'_> {
+    /// A length has no more bytes than it needs (`[MQTT-1.5.5-1]`); 3.1.1 asks for no such thing, and
+    /// has clients that fill up to four.
+    pub(super) fn check_length(&self, version: Version) -> Result<(), Bad> {
+        let taken = self.whole.len() - self.body.len() - 1;
+        if version == Version::V5 && taken > publish::varint_len(self.body.len()) {
+            return Err(Bad::malformed("remaining length of more bytes than it needs"));
+        }
+        Ok(())
+    }
 }
 
 /// What [`frame`] found.

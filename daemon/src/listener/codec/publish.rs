@@ -1,5 +1,7 @@
 //! PUBLISH (MQTT 5.0 section 3.3).
 
+use std::collections::HashMap;
+
 use tidegate_event::record::Properties;
 use tidegate_event::{Property, Qos};
 
@@ -14,8 +16,10 @@ pub(in crate::listener) struct Publish<'a> {
     pub(in crate::listener) retain: bool,
     /// 0 with QoS 0.
     pub(in crate::listener) id: u16,
-    /// UTF-8, and nothing more is known of it.
+    /// UTF-8, and nothing more is known of it. Empty: the alias says which.
     pub(in crate::listener) topic: &'a str,
+    /// The topic alias, not 0.
+    pub(in crate::listener) alias: Option<u16>,
     pub(in crate::listener) properties: Properties<'a>,
     pub(in crate::listener) payload: &'a [u8],
 }
@@ -39,18 +43,20 @@ impl<'a> Publish<'a> {
             _ => input.packet_id()?,
         };
         list.clear();
+        let mut alias = None;
         if version == Version::V5 {
-            read_properties(&mut input, list)?;
-            if topic.is_empty() {
+            alias = read_properties(&mut input, list)?;
+            if topic.is_empty() && alias.is_none() {
                 return Err(Bad::protocol("PUBLISH without a topic"));
             }
         }
         let properties = Properties::new(list);
-        Ok(Self { qos, retain, id, topic, properties, payload: input.0 })
+        Ok(Self { qos, retain, id, topic, alias, properties, payload: input.0 })
     }
 }
 
-fn read_properties(input: &mut Input<'_>, list: &mut Vec<u8>) -> Result<(), Bad> {
+/// Reads the properties into `list`, and answers the topic alias.
+fn read_properties(input: &mut Input<'_>, list: &mut Vec<u8>) -> Result<Option<u16>, Bad> {
     const ALLOWED: [u8; 7] = [
         id::PAYLOAD_FORMAT,
         id::MESSAGE_EXPIRY,
@@ -60,22 +66,49 @@ fn read_properties(input: &mut Input<'_>, list: &mut Vec<u8>) -> Result<(), Bad>
         id::TOPIC_ALIAS,
         id::USER,
     ];
+    let mut alias = None;
     input.properties(&ALLOWED, |identifier, value| {
-        let property = match (identifier, value) {
-            (id::PAYLOAD_FORMAT, Value::Number(format)) => Property::PayloadFormat(format as u8),
-            (id::MESSAGE_EXPIRY, Value::Number(seconds)) => Property::MessageExpiry(seconds),
-            (id::CONTENT_TYPE, Value::Text(text)) => Property::ContentType(text),
-            (id::RESPONSE_TOPIC, Value::Text(text)) if text.contains(['+', '#']) => {
-                return Err(Bad::protocol("wildcard in a response topic"));
+        match (identifier, value) {
+            (id::TOPIC_ALIAS, Value::Number(0)) => {
+                return Err(Bad(Reason::TopicAliasInvalid, "topic alias 0"));
             }
-            (id::RESPONSE_TOPIC, Value::Text(text)) => Property::ResponseTopic(text),
-            (id::CORRELATION_DATA, Value::Data(data)) => Property::CorrelationData(data),
-            (_, Value::Pair(name, value)) => Property::User(name, value),
-            _ => return Err(Bad(Reason::TopicAliasInvalid, "topic alias, none is allowed")),
-        };
-        property.write(list);
+            (id::TOPIC_ALIAS, Value::Number(number)) => alias = Some(number as u16),
+            _ => {
+                if let Some(property) = message_property(identifier, value)? {
+                    property.write(list);
+                }
+            }
+        }
         Ok(())
-    })
+    })?;
+    Ok(alias)
+}
+
+/// The property that travels with an event, if it is one.
+pub(super) fn message_property(
+    identifier: u8,
+    value: Value<'_>,
+) -> Result<Option<Property<'_>>, Bad> {
+    Ok(Some(match (identifier, value) {
+        (id::PAYLOAD_FORMAT, Value::Number(format)) => Property::PayloadFormat(format as u8),
+        (id::MESSAGE_EXPIRY, Value::Number(seconds)) => Property::MessageExpiry(seconds),
+        (id::CONTENT_TYPE, Value::Text(text)) => Property::ContentType(text),
+        (id::RESPONSE_TOPIC, Value::Text(text)) if text.contains(['+', '#']) => {
+            return Err(Bad::protocol("wildcard in a response topic"));
+        }
+        (id::RESPONSE_TOPIC, Value::Text(text)) => Property::ResponseTopic(text),
+        (id::CORRELATION_DATA, Value::Data(data)) => Property::CorrelationData(data),
+        (id::USER, Value::Pair(name, value)) => Property::User(name, value),
+        _ => return Ok(None),
+    }))
+}
+
+/// Bytes of a topic alias among the properties.
+const ALIAS_LEN: usize = 3;
+
+/// Bytes of a packet with this remaining length.
+fn packet_len(length: usize) -> usize {
+    1 + varint_len(length) + length
 }
 
 /// Writes PUBLISH packets for one client.
@@ -85,11 +118,15 @@ pub(in crate::listener) struct PublishWriter {
     /// Bytes of the largest packet that the client takes.
     max: usize,
     properties: Vec<u8>,
+    /// The topics that have an alias: the first ones that were sent, as many as the client takes.
+    aliases: HashMap<Box<str>, u16>,
+    max_aliases: u16,
 }
 
 impl PublishWriter {
-    pub(in crate::listener) fn new(version: Version, max: usize) -> Self {
-        Self { version, max, properties: Vec::new() }
+    /// `max` is in bytes, `max_aliases` how many topic aliases the client takes.
+    pub(in crate::listener) fn new(version: Version, max: usize, max_aliases: u16) -> Self {
+        Self { version, max, properties: Vec::new(), aliases: HashMap::new(), max_aliases }
     }
 
     /// Appends `delivery`; `id` is ignored with QoS 0. `expiry` is what is left of its life, in
@@ -102,22 +139,35 @@ impl PublishWriter {
         out: &mut Vec<u8>,
     ) -> bool {
         let event = &delivery.event;
-        let (topic, payload) = (event.topic().as_bytes(), event.payload());
-        let with_id = delivery.qos != Qos::AtMostOnce;
+        let (mut topic, payload) = (event.topic(), event.payload());
+        let known = self.aliases.get(topic).copied();
+        let mut new = None;
         self.properties.clear();
-        let mut length = 2 + topic.len() + payload.len() + if with_id { 2 } else { 0 };
         if self.version == Version::V5 {
             self.collect(delivery, expiry);
-            length += varint_len(self.properties.len()) + self.properties.len();
+            if let Some(alias) = known {
+                self.push_alias(alias);
+                topic = "";
+            } else if self.aliases.len() < usize::from(self.max_aliases) {
+                // From the first delivery on the topic can stand for itself.
+                new = Some(self.aliases.len() as u16 + 1);
+                new.into_iter().for_each(|alias| self.push_alias(alias));
+            }
         }
-        if 1 + varint_len(length) + length > self.max {
+        let mut length = self.length(delivery.qos, topic, payload);
+        if new.is_some() && packet_len(length) > self.max {
+            self.properties.truncate(self.properties.len() - ALIAS_LEN);
+            new = None;
+            length = self.length(delivery.qos, topic, payload);
+        }
+        if packet_len(length) > self.max {
             return false;
         }
         out.reserve(5 + length);
         out.push(0x30 | (delivery.qos as u8) << 1 | u8::from(delivery.retain));
         write_varint(length, out);
-        write_data(topic, out);
-        if with_id {
+        write_data(topic.as_bytes(), out);
+        if delivery.qos != Qos::AtMostOnce {
             out.extend_from_slice(&id.to_be_bytes());
         }
         if self.version == Version::V5 {
@@ -125,7 +175,25 @@ impl PublishWriter {
             out.extend_from_slice(&self.properties);
         }
         out.extend_from_slice(payload);
+        if let Some(alias) = new {
+            self.aliases.insert(topic.into(), alias);
+        }
         true
+    }
+
+    /// The remaining length.
+    fn length(&self, qos: Qos, topic: &str, payload: &[u8]) -> usize {
+        let id = if qos == Qos::AtMostOnce { 0 } else { 2 };
+        let properties = match self.version {
+            Version::V4 => 0,
+            Version::V5 => varint_len(self.properties.len()) + self.properties.len(),
+        };
+        2 + topic.len() + id + properties + payload.len()
+    }
+
+    fn push_alias(&mut self, alias: u16) {
+        self.properties.push(id::TOPIC_ALIAS);
+        self.properties.extend(alias.to_be_bytes());
     }
 
     /// Encodes the properties: the publisher's, in their order (`[MQTT-3.3.2-18]`), and the
@@ -167,7 +235,8 @@ impl PublishWriter {
     }
 }
 
-fn varint_len(value: usize) -> usize {
+/// Bytes of a variable byte integer.
+pub(super) fn varint_len(value: usize) -> usize {
     match value {
         0..0x80 => 1,
         0x80..0x4000 => 2,

@@ -25,6 +25,7 @@ pub(in crate::listener) enum Reason {
     TopicAliasInvalid = 0x94,
     PacketTooLarge = 0x95,
     QuotaExceeded = 0x97,
+    RetainNotSupported = 0x9a,
     SharedSubscriptionsNotSupported = 0x9e,
     ConnectionRateExceeded = 0x9f,
     MaximumConnectTime = 0xa0,

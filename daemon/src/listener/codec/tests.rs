@@ -95,10 +95,10 @@ fn a_disconnect_is_read_at_each_length_that_clients_send() {
 fn a_delivery_larger_than_the_client_takes_is_not_written() {
     let delivery = delivery(Qos::AtLeastOnce, &[], &[b'x'; 100]);
     let mut out = Vec::new();
-    assert!(PublishWriter::new(Version::V5, 111).write(&delivery, 1, None, &mut out));
+    assert!(PublishWriter::new(Version::V5, 111, 0).write(&delivery, 1, None, &mut out));
     assert_eq!(out.len(), 111);
     out.clear();
-    assert!(!PublishWriter::new(Version::V5, 110).write(&delivery, 1, None, &mut out));
+    assert!(!PublishWriter::new(Version::V5, 110, 0).write(&delivery, 1, None, &mut out));
     assert!(out.is_empty());
 }
 
@@ -168,7 +168,7 @@ proptest! {
         let list = list(&user, expiry, &payload);
         let mut out = Vec::new();
         let delivery = delivery(qos, &list, &payload);
-        prop_assert!(PublishWriter::new(version, usize::MAX).write(&delivery, id, None, &mut out));
+        prop_assert!(PublishWriter::new(version, usize::MAX, 0).write(&delivery, id, None, &mut out));
         let frame = whole(&out);
         prop_assert_eq!(frame.whole.len(), out.len());
         let mut read = Vec::new();

@@ -111,7 +111,11 @@ async fn what_the_gate_denies_is_told_to_an_mqtt_5_client_in_turn() {
 async fn what_the_gate_denies_costs_a_3_1_1_client_its_connection() {
     let broker = Broker::start().await;
     let mut client = broker.client_4("sensor").await;
+    // QoS 0 promises nothing, and is dropped.
+    client.send(&publish(4, 0, 0, "$SYS/x", b"x")).await;
+    client.expect_quiet().await;
     assert!(client.ask(&publish(4, 2, 2, "$SYS/x", b"x")).await.is_empty());
+    assert_eq!(broker.log.committed(), 0);
     broker.stop().await;
 }
 
@@ -176,7 +180,7 @@ async fn an_mqtt_5_client_is_told_the_terms() {
     assert!(has(&[0x11, 0, 0, 0, 0]), "session expiry interval");
     assert!(has(&[0x21, 1, 2]), "receive maximum");
     assert!(has(&[0x27, 0, 1, 2, 3]), "maximum packet size");
-    assert!(has(&[0x22, 0, 0]), "topic alias maximum");
+    assert!(has(&[0x22, 0, 32]), "topic alias maximum");
     assert!(has(&[0x2a, 0]), "shared subscriptions");
     assert!(has(&[&[0x12, 0, 21][..], b"auto-"].concat()), "assigned client id");
     broker.stop().await;
