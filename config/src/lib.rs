@@ -7,6 +7,7 @@
 // The sections, in the order in which an event passes what they configure.
 mod acl;
 mod auth;
+mod dedup;
 mod gateway;
 mod limits;
 mod listener;
@@ -28,9 +29,13 @@ pub use acl::{Acl, Pattern};
 pub use admin::{Admin, LogFormat, LogLevel, LogOutput};
 pub use alert::Alert;
 pub use auth::{Auth, Failures, Jwt, JwtAlgorithm};
+pub use dedup::Dedup;
 pub use gateway::{EventType, Gateway};
 pub use limits::Limits;
-pub use listener::{ClientCertificates, ClientName, Listener, Mqtt, Tls, TlsVersion, Transport};
+pub use listener::{
+    ClientCertificates, ClientName, Http as HttpListener, Listener, Mqtt, Tls, TlsVersion,
+    Transport,
+};
 pub use log::{Commit, Log, WhenFull};
 pub use problem::{Position, Problem, Problems, Unfit};
 pub use reader::{MAX_LEN, locate};

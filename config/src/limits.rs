@@ -17,6 +17,15 @@ pub struct Limits {
     /// Bytes of one MQTT packet; a larger one ends the connection (MQTT 5: 0x95). 1 KiB to 16 MiB, and
     /// no more than a commit holds; default 256 KiB.
     pub max_packet_size: ByteSize,
+    /// Bytes of one HTTP request's body, inflated; a larger one is refused (413). 1 KiB to 16 MiB, and no
+    /// more than a commit holds; default 1 MiB.
+    pub max_body_size: ByteSize,
+    /// Bytes of all HTTP requests' bodies in memory; beyond it requests are refused (503). 1 KiB to
+    /// 1 GiB, and room for one body; default 8 MiB.
+    pub max_body_memory: ByteSize,
+    /// How long the body of an HTTP request may take, and then the commit of its events (408, 503).
+    /// 1 s to 10 min; default 30 s.
+    pub request_timeout: Span,
     /// Publishes of one client that are not yet acknowledged; the connection is not read while it
     /// has more (MQTT 5: receive maximum). 1 to 65535; default 1024.
     pub max_inflight: u16,
@@ -61,6 +70,9 @@ impl Default for Limits {
             max_connections_per_address: 1024,
             max_connecting: 1024,
             max_packet_size: ByteSize::kib(256),
+            max_body_size: ByteSize::mib(1),
+            max_body_memory: ByteSize::mib(8),
+            request_timeout: Span::seconds(30),
             max_inflight: 1024,
             max_events_per_second: None,
             max_bytes_per_second: None,
@@ -100,6 +112,21 @@ impl Limits {
                 "max-packet-size",
                 default.max_packet_size,
                 ByteSize::kib(1)..=ByteSize::mib(16),
+            ),
+            max_body_size: section.bounded(
+                "max-body-size",
+                default.max_body_size,
+                ByteSize::kib(1)..=ByteSize::mib(16),
+            ),
+            max_body_memory: section.bounded(
+                "max-body-memory",
+                default.max_body_memory,
+                ByteSize::kib(1)..=ByteSize::gib(1),
+            ),
+            request_timeout: section.bounded(
+                "request-timeout",
+                default.request_timeout,
+                Span::seconds(1)..=Span::seconds(600),
             ),
             max_inflight: section.bounded("max-inflight", default.max_inflight, 1..=u16::MAX),
             max_events_per_second: section.get_bounded("max-events-per-second", 1..=1_000_000_000),

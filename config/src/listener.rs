@@ -1,5 +1,6 @@
 //! `[[listener]]`: where events come in.
 
+mod http;
 mod mqtt;
 mod tls;
 
@@ -8,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::problem::Unfit;
 use crate::reader::Section;
 
+pub use http::Http;
 pub use mqtt::{Mqtt, Transport};
 pub use tls::{ClientCertificates, ClientName, Tls, TlsVersion};
 
@@ -16,6 +18,8 @@ pub use tls::{ClientCertificates, ClientName, Tls, TlsVersion};
 pub enum Listener {
     /// `type = "mqtt"`: MQTT 3.1.1 and 5.
     Mqtt(Mqtt),
+    /// `type = "http"`: CloudEvents and raw bodies over HTTP.
+    Http(Http),
 }
 
 impl Listener {
@@ -23,6 +27,7 @@ impl Listener {
     pub fn bind(&self) -> SocketAddr {
         match self {
             Self::Mqtt(mqtt) => mqtt.bind,
+            Self::Http(http) => http.bind,
         }
     }
 
@@ -30,29 +35,67 @@ impl Listener {
     pub fn tls(&self) -> Option<&Tls> {
         match self {
             Self::Mqtt(mqtt) => mqtt.tls.as_ref(),
+            Self::Http(http) => http.tls.as_ref(),
         }
     }
 
-    /// Reads one listener; `has_logins` says whether a client can log in; `taken` holds the addresses of others, and whose they are.
+    /// Whether clients without a login are let in.
+    pub fn allow_anonymous(&self) -> bool {
+        match self {
+            Self::Mqtt(mqtt) => mqtt.allow_anonymous,
+            Self::Http(http) => http.allow_anonymous,
+        }
+    }
+
+    /// Whether a certificate can tell who a client is.
+    fn knows_certificates(&self) -> bool {
+        self.tls().is_some_and(|tls| tls.clients.is_some())
+    }
+
+    /// Whether every client needs a certificate.
+    pub(crate) fn admits_only_known(&self) -> bool {
+        let clients = self.tls().and_then(|tls| tls.clients.as_ref());
+        clients.is_some_and(|clients| clients.required)
+    }
+
+    /// Reads one listener; `has_logins` says whether a client can log in; `taken` holds the addresses
+    /// of others, and whose they are.
     pub(crate) fn read(
         section: &Section<'_>,
         has_logins: bool,
         taken: &mut Vec<(SocketAddr, &str)>,
     ) -> Option<Self> {
-        let kind: Option<String> = section.require("type", "\"mqtt\"");
-        if kind.as_deref() != Some("mqtt") {
-            if kind.is_some() {
-                section.refuse("type", Unfit::expected("\"mqtt\""));
+        let expected = "\"mqtt\" or \"http\"";
+        let kind: Option<String> = section.require("type", expected);
+        let listener = match kind.as_deref() {
+            Some("mqtt") => Mqtt::read(section, has_logins).map(Self::Mqtt),
+            Some("http") => Http::read(section, has_logins).map(Self::Http),
+            other => {
+                if other.is_some() {
+                    section.refuse("type", Unfit::expected(expected));
+                }
+                section.pass_unknown_keys();
+                None
             }
-            section.pass_unknown_keys();
-            return None;
+        }?;
+        let bind = listener.bind();
+        if !listener.allow_anonymous() && !has_logins && !listener.knows_certificates() {
+            let (key, why) = if bind.ip().is_loopback() {
+                ("allow-anonymous", "lets nobody in: clients have no way to log in")
+            } else {
+                ("bind", "can be reached from other machines, and clients have no way to log in")
+            };
+            section.refuse(
+                key,
+                Unfit::because(why).so("expected auth.password-file, [auth.jwt], \
+                    tls.client-ca-file, or allow-anonymous = true to let everybody in"),
+            );
         }
-        let mqtt = Mqtt::read(section, has_logins)?;
-        if let Some((other, whose)) = taken.iter().find(|(other, _)| collide(*other, mqtt.bind)) {
+        if let Some((other, whose)) = taken.iter().find(|(other, _)| collide(*other, bind)) {
             section.refuse("bind", Unfit::because(format!("is taken by {whose} on {other}")));
         }
-        taken.push((mqtt.bind, "the listener"));
-        Some(Self::Mqtt(mqtt))
+        taken.push((bind, "the listener"));
+        Some(listener)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::acl::Acl;
 use crate::admin::{Admin, LogOutput};
 use crate::alert::Alert;
 use crate::auth::Auth;
+use crate::dedup::Dedup;
 use crate::gateway::{EventType, Gateway};
 use crate::limits::Limits;
 use crate::listener::Listener;
@@ -25,6 +26,8 @@ pub struct Config {
     pub acl: Vec<Acl>,
     /// `[limits]`: what one client, and all of them, may use.
     pub limits: Limits,
+    /// `[dedup]`: CloudEvents that come twice.
+    pub dedup: Dedup,
     /// `[log]`: the events on disk.
     pub log: Log,
     /// `[[event-type]]`: the CloudEvents type by topic.
@@ -68,6 +71,7 @@ impl Config {
             auth,
             acl: top.list("acl", Acl::read),
             limits,
+            dedup: top.table("dedup", Dedup::read),
             log: top.table("log", Log::read),
             event_types: top.list("event-type", EventType::read),
             sinks: top.list("sink", |section| Sink::read(section, &mut sinks, packet)),
@@ -116,6 +120,24 @@ impl Config {
                 Unfit::because(why).so(so),
             );
         }
+        let serves_http =
+            self.listeners.iter().any(|listener| matches!(listener, Listener::Http(_)));
+        let body = limits.max_body_size;
+        if serves_http && commit < body {
+            let why = format!("leaves a commit ({commit}) too small for a body of {body}");
+            let so = "expected limits.max-body-size to be at most log.commit.max-bytes";
+            top.refuse_path(
+                &[&["log", "commit", "max-bytes"], &["limits", "max-body-size"]],
+                Unfit::because(why).so(so),
+            );
+        }
+        if limits.max_body_memory < body {
+            let why = format!("has no room for one body of {body}");
+            top.refuse_path(
+                &[&["limits", "max-body-memory"], &["limits", "max-body-size"]],
+                Unfit::because(why).so("expected at least max-body-size"),
+            );
+        }
         if limits.max_queued < packet {
             let why = format!("has no room for one packet of {packet}");
             let so = "expected at least max-packet-size";
@@ -141,12 +163,13 @@ impl Config {
     /// What may be meant and may be a mistake, each in one line.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        for Listener::Mqtt(mqtt) in &self.listeners {
-            let bind = mqtt.bind;
-            if self.auth.has_logins() && mqtt.tls.is_none() && !bind.ip().is_loopback() {
+        for listener in &self.listeners {
+            let bind = listener.bind();
+            if self.auth.has_logins() && listener.tls().is_none() && !bind.ip().is_loopback() {
                 warnings.push(format!("logins travel unencrypted to the listener on {bind}"));
             }
-            if mqtt.allow_anonymous && !mqtt.admits_only_known() && !bind.ip().is_loopback() {
+            let open = listener.allow_anonymous() && !listener.admits_only_known();
+            if open && !bind.ip().is_loopback() {
                 warnings.push(format!("the listener on {bind} lets everybody in who can reach it"));
             }
         }

@@ -26,7 +26,7 @@ use crate::bus::{self, BusHandle};
 use crate::clock::{Clock, unix_micros};
 use crate::commands::Failure;
 use crate::forward::{self, ForwarderHandle};
-use crate::gate::{Access, Gate, login};
+use crate::gate::{Access, Dedup, Gate, login};
 use crate::listener::{self, Listener, Tls, Transport};
 use crate::log::{self, Claim, FileSystem, Log, OpenError, Storage};
 use crate::notify::Sockets;
@@ -130,17 +130,22 @@ impl Gateway {
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
         let mut transports = Vec::new();
-        for ListenerConfig::Mqtt(mqtt) in &config.listeners {
-            let bind = mqtt.bind;
-            let transport = Transport::new(mqtt).map_err(|problem| {
+        for config in &config.listeners {
+            let bind = config.bind();
+            let transport = match config {
+                ListenerConfig::Mqtt(mqtt) => Transport::new(mqtt),
+                ListenerConfig::Http(http) => Transport::http(http),
+            };
+            let transport = transport.map_err(|problem| {
                 Failure::new(Failure::EX_CONFIG, format!("listener on {bind}: {problem}"))
             })?;
+            let what = format!("listener {}", transport.scheme());
+            let anonymous = config.allow_anonymous();
             let listener = match sockets.take(bind) {
-                Some(socket) => Listener::over(socket, mqtt.allow_anonymous, transport),
-                None => Listener::bind(bind, mqtt.allow_anonymous, transport),
+                Some(socket) => Listener::over(socket, anonymous, transport),
+                None => Listener::bind(bind, anonymous, transport),
             };
-            let listener =
-                listener.map_err(|error| Failure::bind("listener mqtt", bind, &error))?;
+            let listener = listener.map_err(|error| Failure::bind(&what, bind, &error))?;
             let address = local(listener.local_addr())?;
             addresses.push((listener.transport().scheme(), address));
             transports.push((address, Arc::clone(listener.transport())));
@@ -166,8 +171,12 @@ impl Gateway {
 
         let writers = Supervisor::new();
         let readers = Supervisor::new();
+        let dedup = Dedup::new(&config.dedup);
+        dedup.register(&mut registry);
+        dedup.restore(&log);
         let gate =
-            Gate::with_access(Arc::clone(&log), &config.limits, Clock::new(), access.clone());
+            Gate::with_access(Arc::clone(&log), &config.limits, Clock::new(), access.clone())
+                .with_dedup(dedup);
         let gate = Arc::new(gate);
         let bus = start_bus(config, &log, &state, &mut registry, &readers)?;
         let services = services::Metrics::default();

@@ -1,9 +1,9 @@
-//! tidegate: an edge event gateway. Events come in over MQTT, are on disk before they are
+//! tidegate: an edge event gateway. Events come in over MQTT and HTTP, are on disk before they are
 //! acknowledged, are watched for alerts on the spot, and go upstream in batches.
 //!
 //! The modules, in the order in which an event passes them:
 
-// Bytes in: accept, the MQTT codec, one session a connection.
+// Bytes in: accept, TLS, the MQTT codec, HTTP.
 pub mod listener;
 // May it enter: topic, limits.
 pub mod gate;
@@ -24,6 +24,8 @@ pub mod state;
 pub mod admin;
 // what the daemon says,
 pub mod logging;
+// what every HTTP side shares,
+mod http;
 // who owns the tasks,
 pub mod supervise;
 // whether they get on,

@@ -69,37 +69,13 @@ impl Mqtt {
                 section.refuse("origins", unfit.so("expected transport = \"websocket\" beside it"));
             }
         }
-        let mqtt = Self {
+        Some(Self {
             bind: bind?,
             allow_anonymous: allow_anonymous
                 .unwrap_or_else(|| !has_logins && bind.is_some_and(|bind| bind.ip().is_loopback())),
             transport,
             origins: origins.unwrap_or_default(),
             tls,
-        };
-        if !mqtt.allow_anonymous && !has_logins && !mqtt.knows_certificates() {
-            let (key, why) = if mqtt.bind.ip().is_loopback() {
-                ("allow-anonymous", "lets nobody in: clients have no way to log in")
-            } else {
-                ("bind", "can be reached from other machines, and clients have no way to log in")
-            };
-            section.refuse(
-                key,
-                Unfit::because(why).so("expected auth.password-file, [auth.jwt], \
-                    tls.client-ca-file, or allow-anonymous = true to let everybody in"),
-            );
-        }
-        Some(mqtt)
-    }
-
-    /// Whether a certificate can tell who a client is.
-    fn knows_certificates(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.clients.is_some())
-    }
-
-    /// Whether every client needs a certificate.
-    pub(crate) fn admits_only_known(&self) -> bool {
-        let clients = self.tls.as_ref().and_then(|tls| tls.clients.as_ref());
-        clients.is_some_and(|clients| clients.required)
+        })
     }
 }

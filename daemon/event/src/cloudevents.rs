@@ -149,6 +149,11 @@ pub fn own_source<'a>(event: &EventRef<'a>) -> Option<Cow<'a, str>> {
     Own::of(event).map(|own| own.source)
 }
 
+/// `source` and `id`, where the publisher gave the event both itself.
+pub fn own_identity<'a>(event: &EventRef<'a>) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
+    Own::of(event).map(|own| (own.source, own.id))
+}
+
 fn write_id(event: &EventRef<'_>, out: &mut Vec<u8>) {
     // Writing to a Vec cannot fail.
     let _ = write!(out, "{}-{}-", event.id.epoch, event.id.lane);

@@ -8,6 +8,7 @@
 
 mod access;
 mod acl;
+mod dedup;
 mod identity;
 pub mod login;
 mod rights;
@@ -23,6 +24,7 @@ use crate::clock::Clock;
 use crate::log::{Append, Log};
 
 pub use access::Access;
+pub use dedup::{Arrival, Dedup, Key, Mark, Pending};
 pub use identity::{Certificate, Credentials, Identity, Peer};
 pub use login::{Present, Rejected};
 pub use rights::Rights;
@@ -35,6 +37,7 @@ pub struct Gate {
     clock: Clock,
     rules: Rules,
     access: Access,
+    dedup: Dedup,
 }
 
 /// What the decision depends on.
@@ -95,7 +98,18 @@ impl Gate {
 
     /// A gate before `log` for those whom `access` lets in.
     pub fn with_access(log: Arc<Log>, limits: &Limits, clock: Clock, access: Access) -> Self {
-        Self { log, clock, rules: Rules::new(limits), access }
+        let dedup = Dedup::new(&tidegate_config::Dedup::default());
+        Self { log, clock, rules: Rules::new(limits), access, dedup }
+    }
+
+    /// The same with other bounds for events that come twice.
+    pub fn with_dedup(self, dedup: Dedup) -> Self {
+        Self { dedup, ..self }
+    }
+
+    /// Tells second copies of CloudEvents from the first.
+    pub fn dedup(&self) -> &Dedup {
+        &self.dedup
     }
 
     /// Verifies a client's login. To be called with a limit on its time; it may be dropped.

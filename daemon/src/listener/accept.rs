@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::places::{Full, Place};
 use super::transport::{HandshakeError, Transport};
-use super::{Listener, Shared, connect};
+use super::{Listener, Shared, connect, http};
 use crate::gate::Peer;
 use crate::supervise::Role;
 
@@ -94,7 +94,7 @@ fn admit(
     if let Err(why) = SockRef::from(&stream).set_tcp_keepalive(&keep_alive()) {
         debug!(%peer, "TCP keep-alive could not be set: {why}");
     }
-    let name = format!("mqtt {peer}");
+    let name = format!("{} {peer}", listener.transport.scheme());
     let begun = begin(
         Arc::clone(&listener.transport),
         stream,
@@ -123,7 +123,11 @@ async fn begin(
     match opened {
         Ok(Ok((stream, certificate))) => {
             peer.certificate = certificate.map(Arc::new);
-            connect::run(stream, peer, place, deadline, shared).await;
+            if transport.is_http() {
+                http::run(stream, peer, place, shared).await;
+            } else {
+                connect::run(stream, peer, place, deadline, shared).await;
+            }
         }
         Ok(Err(why)) => {
             metrics.failed_handshake(why.label());

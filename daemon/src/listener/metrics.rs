@@ -38,6 +38,8 @@ pub struct Metrics {
     pub dropped: Counter,
     /// Wills that could not be published.
     pub wills_lost: Counter,
+    /// Those of HTTP alone.
+    pub(super) http: super::http::Metrics,
     connections_refused: Family<LimitLabel, Counter>,
     handshakes_failed: Family<ReasonLabel, Counter>,
     certificates: Family<ListenerLabel, Gauge>,
@@ -105,6 +107,7 @@ impl Metrics {
 
     /// Enters the figures, each as `tidegate_…`.
     pub fn register(&self, registry: &mut Registry) {
+        self.http.register(registry);
         let mut counter = |name: &str, help: &str, counter: &Counter| {
             registry.register(name, help, counter.clone());
         };
@@ -195,6 +198,7 @@ impl Default for Metrics {
             refused: Counter::default(),
             dropped: Counter::default(),
             wills_lost: Counter::default(),
+            http: super::http::Metrics::default(),
             connections_refused: Family::default(),
             handshakes_failed: Family::default(),
             certificates: Family::default(),

@@ -1,4 +1,4 @@
-//! Bytes in: MQTT 3.1.1 and 5.0 over TCP, TLS and WebSocket, one task a connection.
+//! Bytes in: MQTT 3.1.1 and 5.0 over TCP, TLS and WebSocket, one task a connection; and HTTP ([`http`]).
 //!
 //! ```text
 //! accept ─▶ transport (TLS, WebSocket) ─▶ connect (CONNECT → CONNACK) ─▶ connection ─┬─ inbound   PUBLISH → gate → commit → PUBACK
@@ -30,6 +30,7 @@ mod clients;
 mod codec;
 mod connect;
 mod connection;
+mod http;
 mod inbound;
 mod metrics;
 mod outbound;
@@ -52,6 +53,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::bus::{BusHandle, SubscriberError};
 use crate::gate::{Denied, Gate, Rejected};
+use crate::http::body::Bodies;
 use crate::supervise::Supervisor;
 
 use clients::Clients;
@@ -81,6 +83,7 @@ pub struct Shared {
     supervisor: Supervisor,
     clients: Clients,
     places: Places,
+    bodies: Bodies,
 }
 
 impl Shared {
@@ -96,6 +99,11 @@ impl Shared {
             gate,
             bus,
             places: Places::new(&limits, metrics.clone()),
+            bodies: Bodies::new(
+                limits.max_body_size.as_usize(),
+                limits.max_body_memory.as_usize(),
+                limits.request_timeout.0,
+            ),
             limits: Arc::new(limits),
             metrics,
             supervisor,

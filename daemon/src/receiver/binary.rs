@@ -6,27 +6,16 @@ use axum::http::header::CONTENT_TYPE;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::IgnoredAny;
-use tidegate_event::percent;
 
-const PREFIX: &str = "ce-";
-
-/// Whether the headers are those of an event in binary mode.
-pub(super) fn is_binary(headers: &HeaderMap) -> bool {
-    headers.contains_key("ce-specversion")
-}
+use crate::http::media;
 
 /// The event as JSON; else the header that cannot be read.
 pub(super) fn to_json(headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, String> {
     let mut json = Vec::with_capacity(body.len() + 512);
     json.push(b'{');
-    for (name, value) in headers {
-        let Some(attribute) = name.as_str().strip_prefix(PREFIX) else { continue };
-        // A header that would pass for the data or its type is not an attribute.
-        if ["data", "data_base64", "datacontenttype"].contains(&attribute) {
-            return Err(name.to_string());
-        }
-        let text = value.to_str().ok().and_then(percent::decode).ok_or(name.to_string())?;
-        member(attribute, &text, &mut json);
+    for attribute in media::attributes(headers) {
+        let (name, text) = attribute?;
+        member(name, &text, &mut json);
     }
     let content_type = match headers.get(CONTENT_TYPE) {
         None => None,

@@ -7,32 +7,26 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
 use axum::routing::any;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tidegate_event::cloudevents::{BATCH, STRUCTURED};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::body::{self, BodyError, Buffer};
 use super::ingest::{Mode, Outcome, ParseError};
-use super::stall::Impatient;
 use super::{Receiver, api, binary, page, stream};
+use crate::http::body::{self, BodyError, Buffer};
+use crate::http::media::{self, UnknownEncoding};
+use crate::http::server::{self, Bounds};
 use crate::supervise::Role;
 
-/// How long a client may take for a request's headers, and keep a connection without a request.
-const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 /// How long requests at hand may take once the service stops.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
-/// The pause after an accept that failed, most often for want of file descriptors.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
@@ -57,7 +51,21 @@ pub(super) async fn serve(receiver: Arc<Receiver>, listener: TcpListener, stop: 
     let ending = CancellationToken::new();
     let service = Service { receiver: receiver.clone(), stop: ending.clone() };
     let router = router(&service);
-    let accepting = accept(&service, &listener, &router);
+    let accepting = server::accept(
+        "receiver connection",
+        &listener,
+        &receiver.connections,
+        &receiver.supervisor,
+        |stream, place| {
+            let service = TowerToHyperService::new(router.clone());
+            let connection =
+                server::serve(stream, service, Bounds::finishing(FINISH_WITHIN), ending.clone());
+            async move {
+                connection.await;
+                drop(place);
+            }
+        },
+    );
     tokio::select! {
         () = accepting => {}
         () = stop.cancelled() => {}
@@ -68,48 +76,6 @@ pub(super) async fn serve(receiver: Arc<Receiver>, listener: TcpListener, stop: 
     let connections = receiver.connections.acquire_many(super::MAX_CONNECTIONS as u32);
     if tokio::time::timeout(FINISH_WITHIN, connections).await.is_err() {
         debug!("connections to the receiver are cut");
-    }
-}
-
-async fn accept(service: &Service, listener: &TcpListener, router: &Router) {
-    let connections = &service.receiver.connections;
-    while let Ok(permit) = connections.clone().acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                // Answers are small: none waits for the next.
-                let _ = stream.set_nodelay(true);
-                let task = connection(stream, router.clone(), service.stop.clone(), permit);
-                let name = format!("receiver connection {peer}");
-                service.receiver.supervisor.spawn(name, Role::Ordinary, task);
-            }
-            Err(error) => {
-                warn!("the receiver cannot accept connections: {error}");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
-        }
-    }
-}
-
-async fn connection(
-    stream: TcpStream,
-    router: Router,
-    stop: CancellationToken,
-    _permit: OwnedSemaphorePermit,
-) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WITHIN)
-        .serve_connection(TokioIo::new(Impatient::new(stream)), TowerToHyperService::new(router));
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(FINISH_WITHIN, connection).await.ok()
-        }
-    };
-    if let Some(Err(error)) = ended {
-        debug!("a connection to the receiver ended: {error}");
     }
 }
 
@@ -178,17 +144,22 @@ async fn post(service: &Service, request: Request<Body>) -> Response<Body> {
 
 async fn take(service: &Service, request: Request<Body>) -> Result<Outcome, Refusal> {
     let (head, body) = request.into_parts();
-    let (mode, is_binary) = mode(&head.headers)?;
-    let gzip = is_gzip(&head.headers)?;
-    let mut buffer = body::read(body, service.receiver.bodies.clone()).await?;
+    let mode = mode(&head.headers)?;
+    let gzip = media::is_gzip(&head.headers)
+        .map_err(|error| Refusal::new(UnknownEncoding::STATUS, error.to_string()))?;
+    let mut buffer = service.receiver.bodies.read(body).await?;
     if gzip {
         buffer = body::inflate(&buffer).await?;
     }
-    if is_binary {
+    if mode == media::Mode::Binary {
         buffer.bytes = binary::to_json(&head.headers, &buffer.bytes).map_err(|header| {
             Refusal::new(StatusCode::BAD_REQUEST, format!("the header {header} cannot be read"))
         })?;
     }
+    let mode = match mode {
+        media::Mode::Batch => Mode::Batch,
+        media::Mode::Structured | media::Mode::Binary => Mode::One,
+    };
     ingest(service, buffer, mode).await
 }
 
@@ -204,34 +175,15 @@ async fn ingest(service: &Service, buffer: Buffer, mode: Mode) -> Result<Outcome
     outcome.await.map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, failed))
 }
 
-fn mode(headers: &HeaderMap) -> Result<(Mode, bool), Refusal> {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if media.eq_ignore_ascii_case(BATCH) {
-        Ok((Mode::Batch, false))
-    } else if media.eq_ignore_ascii_case(STRUCTURED) {
-        Ok((Mode::One, false))
-    } else if binary::is_binary(headers) {
-        Ok((Mode::One, true))
-    } else {
+fn mode(headers: &HeaderMap) -> Result<media::Mode, Refusal> {
+    media::mode(headers).ok_or_else(|| {
+        let media = media::media_type(headers);
         let error = format!(
             "the content type {media:?} is not one of CloudEvents: send {BATCH}, {STRUCTURED}, or \
              binary mode with ce- headers"
         );
-        Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error))
-    }
-}
-
-fn is_gzip(headers: &HeaderMap) -> Result<bool, Refusal> {
-    match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None => Ok(false),
-        Some(encoding) if encoding.eq_ignore_ascii_case(b"identity") => Ok(false),
-        Some(encoding) if encoding.eq_ignore_ascii_case(b"gzip") => Ok(true),
-        Some(_) => {
-            let error = "the content encoding is not one that is understood here: gzip";
-            Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error))
-        }
-    }
+        Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error)
+    })
 }
 
 impl Refusal {
@@ -273,7 +225,7 @@ impl From<ParseError> for Refusal {
 impl From<BodyError> for Refusal {
     fn from(error: BodyError) -> Self {
         let status = match error {
-            BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             BodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
             BodyError::NoMemory => StatusCode::SERVICE_UNAVAILABLE,
             BodyError::NotGzip(_) | BodyError::Broken(_) => StatusCode::BAD_REQUEST,

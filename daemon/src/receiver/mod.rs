@@ -52,7 +52,7 @@
 //! |---|---|---|
 //! | bytes on disk | [`Options::max_size`] | the oldest events are released |
 //! | connections | [`MAX_CONNECTIONS`] | wait to be accepted |
-//! | request headers | hyper's own: 100 headers, about 400 KiB; 10 s | 431; closed |
+//! | request headers | 100 headers, 64 KiB; 10 s | 431; closed |
 //! | request body, inflated too | [`MAX_BODY`]; 10 s without a byte, 60 s in all | 413; 408 |
 //! | an answer that is not read | 30 s without a byte taken | closed |
 //! | all bodies in memory | [`MAX_BODIES`] | 503, `Retry-After: 1` |
@@ -62,7 +62,6 @@
 
 mod api;
 mod binary;
-mod body;
 mod http;
 mod ingest;
 mod intervals;
@@ -71,7 +70,6 @@ mod model;
 mod page;
 mod seen;
 mod snapshot;
-mod stall;
 mod store;
 mod stream;
 
@@ -87,6 +85,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::clock::Clock;
+use crate::http::body::Bodies;
 use crate::log::{self, Log, Storage};
 use crate::supervise::{Role, Supervisor};
 
@@ -94,6 +93,8 @@ use crate::supervise::{Role, Supervisor};
 pub const MAX_BODY: usize = 16 << 20;
 /// Bytes of all requests' bodies that are in memory at once.
 pub const MAX_BODIES: usize = 64 << 20;
+/// How long a body may take.
+const BODY_WITHIN: Duration = Duration::from_secs(60);
 /// Events of one request.
 pub const MAX_EVENTS: usize = 100_000;
 /// Connections at once.
@@ -169,7 +170,7 @@ pub struct Receiver {
     crowded: Notify,
     /// Counts changes that a page would show.
     changes: watch::Sender<u64>,
-    bodies: Arc<Semaphore>,
+    bodies: Bodies,
     connections: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     scans: Arc<Semaphore>,
@@ -238,7 +239,7 @@ impl Receiver {
             gate: RwLock::new(()),
             crowded: Notify::new(),
             changes: watch::Sender::new(1),
-            bodies: Arc::new(Semaphore::new(MAX_BODIES)),
+            bodies: Bodies::new(MAX_BODY, MAX_BODIES, BODY_WITHIN),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             scans: Arc::new(Semaphore::new(api::MAX_SCANS)),

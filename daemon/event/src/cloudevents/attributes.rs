@@ -6,10 +6,10 @@ use std::collections::HashSet;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::json::{Payload, is_json, write_member, write_raw_member};
+use super::json::{Payload, write_member, write_raw_member};
 use super::own::Own;
-use super::parse::Data;
 use super::parse::check::is_attribute_name;
+use super::parse::{CloudEvent, Data};
 use super::{CORE, Encoder, LOG_ID};
 use crate::percent::encode_segment;
 use crate::record::{EventRef, Property};
@@ -117,20 +117,7 @@ impl Encoder {
         let own = Own::of(event);
         let (named, content_type) = self.named(event, own.as_ref());
         let structured = own.as_ref().and_then(|own| own.structured.as_ref());
-        let data = match structured.map(|structured| &structured.data) {
-            None => event.payload.into(),
-            Some(Data::None) => Cow::default(),
-            // The parser has seen that it is Base64.
-            Some(Data::Base64(text)) => BASE64.decode(&**text).unwrap_or_default().into(),
-            Some(Data::Json(json)) if content_type.as_deref().is_none_or(is_json) => {
-                json.as_bytes().into()
-            }
-            // JSON format 3.1: a string stands for data of another format.
-            Some(Data::Json(json)) => match serde_json::from_str::<String>(json) {
-                Ok(text) => text.into_bytes().into(),
-                Err(_) => json.as_bytes().into(),
-            },
-        };
+        let data = structured.map_or(event.payload.into(), CloudEvent::payload);
         let content_type = content_type.unwrap_or_else(|| match structured.map(|s| &s.data) {
             Some(Data::Json(_)) => "application/json".into(),
             Some(_) => "application/octet-stream".into(),

@@ -7,6 +7,10 @@ mod members;
 use std::borrow::Cow;
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::json::is_json;
 use crate::id::EventId;
 
 use members::Members;
@@ -102,6 +106,23 @@ impl<'a> CloudEvent<'a> {
     pub fn gateway(&self) -> Option<&str> {
         let rest = self.source.strip_prefix("/gateway/")?;
         rest.split_once('/').map(|(gateway, _)| gateway)
+    }
+
+    /// Its data as bytes, as a transport carries it that keeps attributes apart [JSON format 3.1].
+    pub fn payload(&self) -> Cow<'a, [u8]> {
+        match &self.data {
+            Data::None => Cow::default(),
+            // The parser has seen that it is Base64.
+            Data::Base64(text) => BASE64.decode(&**text).unwrap_or_default().into(),
+            Data::Json(json) if self.content_type.as_deref().is_none_or(is_json) => {
+                json.as_bytes().into()
+            }
+            // A string stands for data of another format.
+            Data::Json(json) => match serde_json::from_str::<String>(json) {
+                Ok(text) => text.into_bytes().into(),
+                Err(_) => json.as_bytes().into(),
+            },
+        }
     }
 
     /// Its extension attributes in order: name, JSON text, and value as text [3.2]. [`LOG_ID`](super::LOG_ID)

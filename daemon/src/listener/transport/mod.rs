@@ -1,4 +1,4 @@
-//! What MQTT travels in: TCP, TLS 1.2 and 1.3, WebSocket, secure WebSocket.
+//! What MQTT travels in: TCP, TLS 1.2 and 1.3, WebSocket, secure WebSocket; and HTTP: the first two.
 //!
 //! ```text
 //! TcpStream ─▶ TLS handshake ─▶ client's certificate ─▶ WebSocket upgrade ─▶ Stream
@@ -20,7 +20,7 @@ mod websocket;
 use std::io;
 use std::time::Duration;
 
-use tidegate_config::{Mqtt, Transport as Carrier};
+use tidegate_config::{HttpListener, Mqtt, Transport as Carrier};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -41,6 +41,7 @@ pub struct Transport {
     tls: Option<Tls>,
     /// For WebSocket: the web pages that may connect.
     websocket: Option<Vec<String>>,
+    is_http: bool,
 }
 
 /// Why a connection did not come to its first MQTT packet.
@@ -77,12 +78,29 @@ impl Transport {
         Ok(Self {
             tls: config.tls.as_ref().map(Tls::load).transpose()?,
             websocket: (config.transport == Carrier::WebSocket).then(|| config.origins.clone()),
+            is_http: false,
         })
     }
 
-    /// What is served, for whoever started the daemon: `mqtt`, `mqtts`, `ws` or `wss`.
+    /// The same for a listener that speaks HTTP.
+    ///
+    /// # Errors
+    /// Where a file of `tls.*` cannot be used.
+    pub fn http(config: &HttpListener) -> Result<Self, TlsProblem> {
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?;
+        Ok(Self { tls, websocket: None, is_http: true })
+    }
+
+    /// Whether HTTP is spoken, and not MQTT.
+    pub(super) fn is_http(&self) -> bool {
+        self.is_http
+    }
+
+    /// What is served, for whoever started the daemon: `mqtt`, `mqtts`, `ws`, `wss`, `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         match (&self.websocket, &self.tls) {
+            (None, None) if self.is_http => "http",
+            (None, Some(_)) if self.is_http => "https",
             (None, None) => "mqtt",
             (None, Some(_)) => "mqtts",
             (Some(_), None) => "ws",

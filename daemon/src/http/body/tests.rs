@@ -5,8 +5,10 @@ use flate2::write::GzEncoder;
 
 use super::*;
 
-fn all() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(2 * MAX_BODY))
+const MAX: usize = 8 << 20;
+
+fn bodies() -> Bodies {
+    Bodies::new(MAX, 2 * MAX, Duration::from_secs(60))
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -15,36 +17,36 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn buffer(bytes: Vec<u8>, all: &Arc<Semaphore>) -> Buffer {
-    Buffer { bytes, ..Buffer::new(all.clone()) }
+fn buffer(bytes: Vec<u8>, bodies: &Bodies) -> Buffer {
+    Buffer { bytes, ..Buffer::new(bodies.clone()) }
 }
 
 #[tokio::test]
 async fn a_body_is_read_and_its_memory_given_back() {
-    let all = all();
-    let read = read(Body::from(vec![7; 100_000]), all.clone()).await.unwrap();
+    let bodies = bodies();
+    let read = bodies.read(Body::from(vec![7; 100_000])).await.unwrap();
     assert_eq!(read.bytes, [7; 100_000]);
-    assert_eq!(all.available_permits(), 2 * MAX_BODY - 100_000);
+    assert_eq!(bodies.all.available_permits(), 2 * MAX - 100_000);
     drop(read);
-    assert_eq!(all.available_permits(), 2 * MAX_BODY);
+    assert_eq!(bodies.all.available_permits(), 2 * MAX);
 }
 
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused() {
-    let exact = read(Body::from(vec![7; MAX_BODY]), all()).await;
-    assert_eq!(exact.map(|buffer| buffer.bytes.len()), Ok(MAX_BODY));
-    let larger = read(Body::from(vec![7; MAX_BODY + 1]), all()).await;
-    assert_eq!(larger.map(drop), Err(BodyError::TooLarge));
+    let exact = bodies().read(Body::from(vec![7; MAX])).await;
+    assert_eq!(exact.map(|buffer| buffer.bytes.len()), Ok(MAX));
+    let larger = bodies().read(Body::from(vec![7; MAX + 1])).await;
+    assert_eq!(larger.map(drop), Err(BodyError::TooLarge(MAX)));
 }
 
 #[tokio::test]
 async fn bodies_share_a_bound() {
-    let all = Arc::new(Semaphore::new(150_000));
-    let first = read(Body::from(vec![7; 100_000]), all.clone()).await.unwrap();
-    let second = read(Body::from(vec![7; 100_000]), all.clone()).await;
+    let bodies = Bodies::new(MAX, 150_000, Duration::from_secs(60));
+    let first = bodies.read(Body::from(vec![7; 100_000])).await.unwrap();
+    let second = bodies.read(Body::from(vec![7; 100_000])).await;
     assert_eq!(second.map(drop), Err(BodyError::NoMemory));
     drop(first);
-    assert!(read(Body::from(vec![7; 100_000]), all).await.is_ok());
+    assert!(bodies.read(Body::from(vec![7; 100_000])).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,38 +64,38 @@ async fn a_client_that_sends_nothing_is_not_waited_for() {
         }
     }
     let began = tokio::time::Instant::now();
-    let silent = read(Body::new(Silent), all()).await;
+    let silent = bodies().read(Body::new(Silent)).await;
     assert_eq!(silent.map(drop), Err(BodyError::TooSlow));
     assert_eq!(began.elapsed(), IDLE);
 }
 
 #[tokio::test]
 async fn gzip_is_inflated_members_and_all() {
-    let all = all();
+    let bodies = bodies();
     let text = b"tidegate ".repeat(60_000);
     let two = [gzip(&text), gzip(b"more")].concat();
-    let inflated = inflate(&buffer(two, &all)).await.unwrap();
+    let inflated = inflate(&buffer(two, &bodies)).await.unwrap();
     assert_eq!(inflated.bytes, [&text[..], b"more"].concat());
-    let empty = inflate(&buffer(gzip(b""), &all)).await.unwrap();
+    let empty = inflate(&buffer(gzip(b""), &bodies)).await.unwrap();
     assert_eq!(empty.bytes, b"");
-    let full = inflate(&buffer(gzip(&vec![0; MAX_BODY]), &all)).await;
-    assert_eq!(full.map(|buffer| buffer.bytes.len()), Ok(MAX_BODY));
+    let full = inflate(&buffer(gzip(&vec![0; MAX]), &bodies)).await;
+    assert_eq!(full.map(|buffer| buffer.bytes.len()), Ok(MAX));
 }
 
 #[tokio::test]
 async fn a_gzip_bomb_is_refused_at_the_bound() {
-    let all = all();
-    let bomb = buffer(gzip(&vec![0; 40 * MAX_BODY]), &all);
-    assert!(bomb.bytes.len() < MAX_BODY);
-    assert_eq!(inflate(&bomb).await.map(drop), Err(BodyError::TooLarge));
-    assert_eq!(all.available_permits(), 2 * MAX_BODY);
+    let bodies = bodies();
+    let bomb = buffer(gzip(&vec![0; 40 * MAX]), &bodies);
+    assert!(bomb.bytes.len() < MAX);
+    assert_eq!(inflate(&bomb).await.map(drop), Err(BodyError::TooLarge(MAX)));
+    assert_eq!(bodies.all.available_permits(), 2 * MAX);
 }
 
 #[tokio::test]
 async fn what_is_not_gzip_is_refused() {
     let whole = gzip(b"tidegate");
     for bytes in [b"not gzip".to_vec(), whole[..whole.len() - 4].to_vec(), Vec::new()] {
-        let result = inflate(&buffer(bytes.clone(), &all())).await;
+        let result = inflate(&buffer(bytes.clone(), &bodies())).await;
         assert!(matches!(result, Err(BodyError::NotGzip(_))), "{bytes:?}");
     }
 }
