@@ -104,6 +104,15 @@ impl Gateway {
         self.admin
     }
 
+    /// Waits for a line on its standard error that has all of these words.
+    #[track_caller]
+    pub fn says(&mut self, words: &[&str]) {
+        eventually(&format!("{words:?} in the log"), SOON, || {
+            let log = self.process.stderr();
+            log.lines().any(|line| words.iter().all(|word| line.contains(word)))
+        });
+    }
+
     /// Its directory.
     pub fn site(&self) -> &Site {
         &self.site

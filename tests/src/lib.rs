@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod receiver;
 
 // Certificates for it, and a client that speaks TLS.
+pub mod encrypted;
 pub mod pki;
 pub mod tls;
 // What a service manager hears of them.

@@ -1,20 +1,22 @@
 //! A client that speaks TLS.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
+    SupportedProtocolVersion,
 };
 
 use crate::packet::{self, CONNACK, Version};
+use crate::pki::Issued;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,18 +45,22 @@ impl Connector {
     /// When there is none.
     #[track_caller]
     pub fn of_versions(root: &Path, versions: &[&'static SupportedProtocolVersion]) -> Self {
-        let pem = fs::read(root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let added = certificate.map(|certificate| roots.add(certificate));
-            assert!(matches!(added, Ok(Ok(()))), "{}: {added:?}", root.display());
-        }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(versions)
-            .map(|builder| builder.with_root_certificates(roots).with_no_client_auth());
-        let mut config = config.unwrap_or_else(|error| panic!("TLS: {error}"));
-        config.resumption = rustls::client::Resumption::disabled();
+        let mut config = configure(root, versions, None);
+        config.resumption = Resumption::disabled();
         Self(Arc::new(config))
+    }
+
+    /// Resumes sessions where the server lets it, and may have a certificate.
+    ///
+    /// # Panics
+    /// When a file cannot be used.
+    #[track_caller]
+    pub fn resuming(
+        root: &Path,
+        version: &'static SupportedProtocolVersion,
+        own: Option<&Issued>,
+    ) -> Self {
+        Self(Arc::new(configure(root, &[version], own)))
     }
 
     /// Connects and shakes hands.
@@ -93,6 +99,11 @@ impl Connector {
 }
 
 impl TlsWire {
+    /// Whether the session is one of an earlier connection.
+    pub fn is_resumed(&self) -> bool {
+        self.0.conn.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
     /// Whether the other side still answers: PINGREQ, PINGRESP.
     ///
     /// # Errors
@@ -103,4 +114,36 @@ impl TlsWire {
         self.0.read_exact(&mut answer)?;
         if answer == [0xd0, 0] { Ok(()) } else { Err(io::Error::other("no PINGRESP")) }
     }
+}
+
+#[track_caller]
+fn configure(
+    root: &Path,
+    versions: &[&'static SupportedProtocolVersion],
+    own: Option<&Issued>,
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(root) {
+        if let Err(error) = roots.add(certificate) {
+            panic!("{}: {error}", root.display());
+        }
+    }
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
+    let config = config.map(|builder| builder.with_root_certificates(roots));
+    let config = config.and_then(|builder| match own {
+        None => Ok(builder.with_no_client_auth()),
+        Some(own) => {
+            let key = PrivateKeyDer::from_pem_file(&own.key);
+            let key = key.unwrap_or_else(|error| panic!("{}: {error}", own.key.display()));
+            builder.with_client_auth_cert(certificates(&own.certificate), key)
+        }
+    });
+    config.unwrap_or_else(|error| panic!("TLS: {error}"))
+}
+
+#[track_caller]
+fn certificates(file: &Path) -> Vec<CertificateDer<'static>> {
+    let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    found.unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }

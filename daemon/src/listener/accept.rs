@@ -19,6 +19,9 @@ use crate::supervise::Role;
 /// After an error that the next attempt would meet again (EMFILE, ENFILE, ENOBUFS, ENOMEM).
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A flood is no reason to flood the log.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+
 /// Accepts on the listener's socket until the drain.
 pub(super) fn serve(listener: Listener, shared: Shared) {
     let address = listener.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
@@ -34,16 +37,17 @@ pub(super) fn serve(listener: Listener, shared: Shared) {
 }
 
 async fn run(listener: &Listener, shared: &Shared, address: &str) {
-    let mut full = None;
+    let mut told = [None; Full::KINDS];
     loop {
         match accept(&listener.socket).await {
             Ok((stream, peer)) => {
-                let refused = admit(listener, stream, peer, shared).err();
-                if let Some(limit) = refused.filter(|_| full != refused) {
-                    let key = limit.key();
+                let Err(full) = admit(listener, stream, peer, shared) else { continue };
+                let (told, now) = (&mut told[full as usize], Instant::now());
+                if told.is_none_or(|last| now - last >= TELL_AGAIN) {
+                    *told = Some(now);
+                    let key = full.key();
                     warn!(%peer, "connections to {address} are refused: limits.{key} is reached");
                 }
-                full = refused;
             }
             Err(why) if is_about_the_peer(&why) => debug!("connection lost before accept: {why}"),
             Err(why) => {

@@ -1,6 +1,7 @@
 //! One client's connection, from CONNACK to its end: reads, feeds the parts, writes.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -346,6 +347,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let metrics = &self.shared.metrics;
         match end {
             End::Bad(_) | End::Denied(_) => metrics.malformed.inc(),
+            // A frame of WebSocket, a record of TLS that is none.
+            End::Io(why) if why.kind() == io::ErrorKind::InvalidData => metrics.malformed.inc(),
             End::KeepAlive => metrics.timed_out.inc(),
             End::Stuck => metrics.stuck.inc(),
             _ => 0,

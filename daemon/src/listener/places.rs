@@ -44,6 +44,9 @@ pub(super) struct Place {
 }
 
 impl Full {
+    /// How many there are.
+    pub(super) const KINDS: usize = 3;
+
     /// The key in `[limits]`.
     pub(super) fn key(self) -> &'static str {
         match self {

@@ -173,3 +173,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use tokio::io::{BufWriter, duplex};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_stream_holds_back_is_flushed() {
+        // As TLS and WebSocket do, it takes everything and passes on what fits.
+        let (mut peer, stream) = duplex(10);
+        let mut wire = Wire::new(BufWriter::with_capacity(1000, stream), Metrics::default());
+        wire.output.extend_from_slice(&[7; 100]);
+        let written = timeout(Duration::ZERO, poll_fn(|context| wire.poll_write(context))).await;
+        assert!(written.is_err(), "the peer has room for ten bytes");
+        assert_eq!((wire.backlog(), wire.wants_write()), (0, true));
+        let mut received = Vec::new();
+        while received.len() < 100 {
+            peer.read_buf(&mut received).await.unwrap();
+            let _ = timeout(Duration::ZERO, poll_fn(|context| wire.poll_write(context))).await;
+        }
+        assert!(!wire.wants_write());
+    }
+}
