@@ -58,6 +58,16 @@ pub struct Limits {
     /// are read from the log when it catches up. 4 KiB to 1 GiB, and room for one packet; default
     /// 1 MiB.
     pub max_queued: ByteSize,
+    /// Sessions that outlast their connections; a client that wants one more is refused (0x97, 3.1.1:
+    /// code 3). 0 to 1,000,000; default 10,000.
+    pub max_sessions: usize,
+    /// How long a session outlasts its connection at most; a longer wish is lowered to it, and the
+    /// client told so (MQTT 5). 0 s to 10 years; default 7 d.
+    pub max_session_expiry: Span,
+    /// Bytes of the log that are kept for sessions that have not read them; what is older goes when
+    /// every sink has it, and what a session misses by that is counted. At most 64 TiB; default: a quarter
+    /// of `log.max-size`.
+    pub max_session_backlog: Option<ByteSize>,
     /// Retained messages; one more is stored as an event but not retained, and counted. 0 to
     /// 10,000,000; default 10,000.
     pub max_retained: usize,
@@ -84,6 +94,9 @@ impl Default for Limits {
             max_topic_levels: 32,
             max_topic_length: 1024,
             max_queued: ByteSize::mib(1),
+            max_sessions: 10_000,
+            max_session_expiry: Span::seconds(7 * 86_400),
+            max_session_backlog: None,
             max_retained: 10_000,
         }
     }
@@ -172,6 +185,14 @@ impl Limits {
                 default.max_queued,
                 ByteSize::kib(4)..=ByteSize::gib(1),
             ),
+            max_sessions: section.bounded("max-sessions", default.max_sessions, 0..=1_000_000),
+            max_session_expiry: section.bounded(
+                "max-session-expiry",
+                default.max_session_expiry,
+                Span::default()..=Span::seconds(3650 * 86_400),
+            ),
+            max_session_backlog: section
+                .get_bounded("max-session-backlog", ByteSize(0)..=ByteSize::gib(64 << 10)),
             max_retained: section.bounded("max-retained", default.max_retained, 0..=10_000_000),
         }
     }

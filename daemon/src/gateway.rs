@@ -27,12 +27,12 @@ use crate::clock::{Clock, unix_micros};
 use crate::commands::Failure;
 use crate::forward::{self, ForwarderHandle};
 use crate::gate::{Access, Dedup, Gate, login};
-use crate::listener::{self, Listener, Tls, Transport};
+use crate::listener::{self, Listener, Sessions, Tls, Transport};
 use crate::log::{self, Claim, FileSystem, Log, OpenError, Storage};
 use crate::notify::Sockets;
 use crate::progress::Progress;
 use crate::services::{self, Services};
-use crate::state::retention::Retention;
+use crate::state::retention::{Retention, SessionBacklog};
 use crate::state::{Opened, State, StateError};
 use crate::supervise::{Role, Supervisor};
 
@@ -178,7 +178,10 @@ impl Gateway {
             Gate::with_access(Arc::clone(&log), &config.limits, Clock::new(), access.clone())
                 .with_dedup(dedup);
         let gate = Arc::new(gate);
-        let bus = start_bus(config, &log, &state, &mut registry, &readers)?;
+        let listener = listener::Metrics::default();
+        listener.register(&mut registry);
+        let sessions =
+            start_sessions(config, &log, &gate, &state, &listener, &mut registry, &readers)?;
         let services = services::Metrics::default();
         services.register(&mut registry);
         start_services(config, &log, &gate, &state, &services, &readers)?;
@@ -186,6 +189,13 @@ impl Gateway {
         Retention {
             log: Arc::clone(&log),
             state: state.clone(),
+            sessions: SessionBacklog {
+                from: sessions.needed(),
+                max_bytes: config
+                    .limits
+                    .max_session_backlog
+                    .map_or(config.log.max_size.0 / 4, |backlog| backlog.0),
+            },
             sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
             max_size: config.log.max_size.0,
             retain: config.log.retain.0,
@@ -193,15 +203,13 @@ impl Gateway {
         .start(&readers);
         watch_writer(&log, &readers);
 
-        let listener = listener::Metrics::default();
-        listener.register(&mut registry);
         registry.register_collector(Box::new(log::Metrics::new(
             Arc::clone(&log),
             config.log.max_size.0,
         )));
         let shared = listener::Shared::new(
             gate,
-            bus,
+            sessions,
             config.limits.clone(),
             listener.clone(),
             writers.clone(),
@@ -455,18 +463,27 @@ fn load_access(config: &Config, registry: &mut Registry) -> Result<Access, Failu
         .map_err(|problem| Failure::new(Failure::EX_CONFIG, problem.to_string()))
 }
 
-fn start_bus(
+/// Restores the sessions, and starts the bus where they need it.
+fn start_sessions(
     config: &Config,
     log: &Arc<Log>,
+    gate: &Arc<Gate>,
     state: &State,
+    metrics: &listener::Metrics,
     registry: &mut Registry,
     readers: &Supervisor,
-) -> Result<BusHandle, Failure> {
-    let metrics = bus::Metrics::default();
-    metrics.register(registry);
+) -> Result<Sessions, Failure> {
+    let bus_metrics = bus::Metrics::default();
+    bus_metrics.register(registry);
     let tree = state.tree(bus::TREE).map_err(|error| not_loaded("retained messages", error))?;
-    BusHandle::start(Arc::clone(log), tree, &config.limits, metrics, readers)
-        .map_err(|error| not_loaded("retained messages", error))
+    let (bus, prepared) = BusHandle::prepare(Arc::clone(log), tree, &config.limits, bus_metrics)
+        .map_err(|error| not_loaded("retained messages", error))?;
+    let limits = &config.limits;
+    let parts = listener::Parts { log, gate, bus: &bus, state, limits, metrics };
+    let sessions = Sessions::restore(&parts).map_err(|error| not_loaded("sessions", error))?;
+    prepared.start(sessions.position(), readers);
+    sessions.start(state, readers);
+    Ok(sessions)
 }
 
 fn start_services(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tidegate_event::record::Properties;
-use tidegate_event::{EventRef, Property, Qos, Received};
+use tidegate_event::{EventRef, Lsn, Property, Qos, Received};
 
 use crate::clock::is_set;
 
@@ -85,6 +85,8 @@ impl Event {
 pub struct Delivery {
     /// What to send.
     pub event: Event,
+    /// Where it stands in the log; none for a retained message.
+    pub lsn: Option<Lsn>,
     /// The lower of the publisher's and the subscription's QoS; of several subscriptions that match,
     /// the highest counts (`[MQTT-3.3.4-2]`).
     pub qos: Qos,
@@ -122,9 +124,14 @@ impl Options {
 }
 
 impl Delivery {
-    /// `event` for a subscriber none of whose subscriptions was looked at yet.
+    /// The event at `lsn`, for a subscriber none of whose subscriptions was looked at yet.
+    pub(super) fn of(event: Event, lsn: Lsn) -> Self {
+        Self { lsn: Some(lsn), ..Self::new(event) }
+    }
+
+    /// A message without a place in the log.
     pub(super) fn new(event: Event) -> Self {
-        Self { event, qos: Qos::AtMostOnce, retain: false, identifiers: Vec::new() }
+        Self { event, lsn: None, qos: Qos::AtMostOnce, retain: false, identifiers: Vec::new() }
     }
 
     /// One more subscription matches.

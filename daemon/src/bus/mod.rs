@@ -9,6 +9,10 @@
 //! session that is owed QoS 1 or 2 goes on from the log with a reader of its own, until it is at the
 //! end, and then agrees with the bus where that takes over. It gets QoS 0 from there too.
 //!
+//! A session whose client is away is **parked**: its subscriptions stay, and nothing is queued. The
+//! first event of QoS 1 or 2 that it is to have is noted, and it counts as behind; so it goes on from
+//! the log, like a slow one, once its client is back. What came with QoS 0 meanwhile it does not get.
+//!
 //! rumqttd's router is not used for this: it hides what a slow subscriber loses, never frees filters
 //! and topics, and costs a thread and a channel hop an event.
 
@@ -24,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_config::Limits;
-use tidegate_event::Filter;
+use tidegate_event::{Filter, Lsn};
 use tokio::sync::mpsc;
 
 use crate::log::Log;
@@ -33,7 +37,7 @@ use crate::supervise::{Role, Supervisor};
 
 pub use event::{Delivery, Event, Options};
 pub use metrics::Metrics;
-pub use subscriber::{Subscriber, SubscriberError};
+pub use subscriber::{Backlog, Held, Subscriber, SubscriberError};
 
 /// The name of the bus's tree in the state ([`crate::state::State::tree`]).
 pub const TREE: &str = "retained";
@@ -46,7 +50,13 @@ pub struct BusHandle {
     log: Arc<Log>,
     metrics: Metrics,
     max_queued: usize,
+    /// The event that the bus hands out next.
+    position: Arc<AtomicU64>,
 }
+
+/// A bus that does not run yet.
+#[derive(Debug)]
+pub struct Prepared(task::Bus);
 
 /// A subscription that a session asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,26 +82,58 @@ pub enum RetainHandling {
 }
 
 impl BusHandle {
-    /// Loads the retained messages from `tree` and starts the bus, which reads `log` from there on.
-    /// It ends with the drain, with `tree` up to date.
-    pub fn start(
+    /// Loads the retained messages from `tree`. Nothing is handed out before [`Prepared::start`].
+    pub fn prepare(
         log: Arc<Log>,
         tree: Tree,
         limits: &Limits,
         metrics: Metrics,
-        supervisor: &Supervisor,
-    ) -> Result<Self, StateError> {
+    ) -> Result<(Self, Prepared), StateError> {
         let retained = retained::Retained::load(tree, limits.max_retained, metrics.clone())?;
         let (commands, receiver) = mpsc::unbounded_channel();
-        let bus = task::Bus::new(Arc::clone(&log), retained, metrics.clone(), receiver);
-        supervisor.spawn("bus", Role::Critical, bus.run(supervisor.drain().clone()));
+        let position = Arc::<AtomicU64>::default();
+        let bus = task::Bus::new(
+            Arc::clone(&log),
+            retained,
+            metrics.clone(),
+            receiver,
+            Arc::clone(&position),
+        );
         let max_queued = limits.max_queued.as_usize();
-        Ok(Self { commands, ids: Arc::default(), log, metrics, max_queued })
+        let handle = Self { commands, ids: Arc::default(), log, metrics, max_queued, position };
+        Ok((handle, Prepared(bus)))
     }
 
     /// The way for one session, whose client id is `client`. It costs nothing until it subscribes.
     pub fn subscriber(&self, client: Arc<str>) -> Subscriber {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         Subscriber::new(self.clone(), id, client)
+    }
+
+    /// The way for a session that was there before the daemon started, parked: it has everything
+    /// before `next`, and the log holds something for it from `unsent` on.
+    pub fn restore(
+        &self,
+        client: Arc<str>,
+        subscriptions: Held,
+        next: Lsn,
+        unsent: Option<Lsn>,
+    ) -> Subscriber {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        Subscriber::restore(self.clone(), id, client, subscriptions, next, unsent)
+    }
+
+    /// The event that is handed out next: whoever was to have one before has it in his queue, or is
+    /// behind.
+    pub fn position(&self) -> Lsn {
+        self.position.load(Ordering::Acquire)
+    }
+}
+
+impl Prepared {
+    /// Starts the bus, which reads the log from `from` on, or from where the retained messages end, if
+    /// that is earlier. It ends with the drain, with its tree up to date.
+    pub fn start(self, from: Lsn, supervisor: &Supervisor) {
+        supervisor.spawn("bus", Role::Critical, self.0.run(from, supervisor.drain().clone()));
     }
 }

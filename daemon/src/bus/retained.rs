@@ -141,6 +141,11 @@ impl Retained {
             .filter(move |entry| entry.event.expiry(now) != Some(0))
     }
 
+    /// The message of this topic.
+    pub(super) fn get(&self, topic: &str) -> Option<Event> {
+        self.entries.get(topic).map(|entry| entry.event.clone())
+    }
+
     /// Forgets messages whose time is over, now and then.
     fn expire(&mut self) {
         if self.expired_at.elapsed() < EXPIRY_INTERVAL {

@@ -4,18 +4,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tidegate_event::{EventRef, Filter, Lsn};
+use tidegate_event::{EventRef, Filter, Lsn, Qos};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use super::event::{Delivery, Event, Options};
 use super::queue::{Queue, Taken};
-use super::task::Command;
+use super::task::{Command, Subscribed};
 use super::{BusHandle, Subscription};
 use crate::log::{Chunk, Read, ReadError, Reader};
 
 /// Bytes read from the log at once while a session catches up.
 const CATCH_UP_BYTES: usize = 64 * 1024;
+
+/// Subscriptions: how, and the first event that each sees.
+pub type Held = BTreeMap<Filter, (Options, Lsn)>;
 
 /// One session's subscriptions, and what waits for it. Dropping it ends them.
 #[derive(Debug)]
@@ -24,9 +27,23 @@ pub struct Subscriber {
     id: u64,
     client: Arc<str>,
     queue: Arc<Queue>,
-    /// What the bus knows too: for catching up.
-    subscriptions: BTreeMap<Filter, Options>,
+    /// What the bus knows too, and the first event that each sees: for catching up.
+    subscriptions: Held,
     catch_up: Option<CatchUp>,
+    /// Before this event the session was parked: it gets no QoS 0 from there.
+    back_since: Lsn,
+}
+
+/// What a session still has to get, to be seen from elsewhere.
+#[derive(Debug, Clone)]
+pub struct Backlog(Arc<Queue>);
+
+impl Backlog {
+    /// The first event that may not have been sent; none if everything was that the bus has handed
+    /// out.
+    pub fn unsent(&self) -> Option<Lsn> {
+        self.0.unsent()
+    }
 }
 
 /// Reads what the bus did not wait for.
@@ -52,7 +69,50 @@ pub enum SubscriberError {
 impl Subscriber {
     pub(super) fn new(bus: BusHandle, id: u64, client: Arc<str>) -> Self {
         let queue = Arc::new(Queue::new(bus.max_queued / 2));
-        Self { bus, id, client, queue, subscriptions: BTreeMap::new(), catch_up: None }
+        let (subscriptions, catch_up) = (Held::new(), None);
+        Self { bus, id, client, queue, subscriptions, catch_up, back_since: 0 }
+    }
+
+    pub(super) fn restore(
+        bus: BusHandle,
+        id: u64,
+        client: Arc<str>,
+        subscriptions: Held,
+        next: Lsn,
+        unsent: Option<Lsn>,
+    ) -> Self {
+        let queue = Arc::new(Queue::parked(bus.max_queued / 2, unsent));
+        let command = Command::Restore {
+            id,
+            client: Arc::clone(&client),
+            queue: Arc::clone(&queue),
+            subscriptions: subscriptions
+                .iter()
+                .map(|(filter, (options, _))| (filter.clone(), *options))
+                .collect(),
+            live_from: next,
+        };
+        // A bus that has ended hands nothing out.
+        let _ = bus.commands.send(command);
+        Self { bus, id, client, queue, subscriptions, catch_up: None, back_since: 0 }
+    }
+
+    /// What it still has to get.
+    pub fn backlog(&self) -> Backlog {
+        Backlog(Arc::clone(&self.queue))
+    }
+
+    /// The session is left without a client. Everything before `next` was sent.
+    pub fn park(&mut self, next: Lsn) {
+        self.catch_up = None;
+        self.queue.park(next);
+    }
+
+    /// The session's client is back: it gets what it missed, and of the events before `now` only
+    /// QoS 1 and 2.
+    pub fn unpark(&mut self, now: Lsn) {
+        self.back_since = now;
+        self.queue.unpark();
     }
 
     /// How many subscriptions it has.
@@ -71,9 +131,8 @@ impl Subscriber {
         &mut self,
         subscriptions: Vec<Subscription>,
     ) -> Result<Vec<Delivery>, SubscriberError> {
-        for Subscription { filter, options, .. } in &subscriptions {
-            self.subscriptions.insert(filter.clone(), *options);
-        }
+        let wanted: Vec<_> =
+            subscriptions.iter().map(|wanted| (wanted.filter.clone(), wanted.options)).collect();
         let (reply, answer) = oneshot::channel();
         self.send(Command::Subscribe {
             id: self.id,
@@ -82,7 +141,23 @@ impl Subscriber {
             subscriptions,
             reply,
         })?;
-        answer.await.map_err(|_| SubscriberError::Stopped)
+        let Subscribed { retained, from } = answer.await.map_err(|_| SubscriberError::Stopped)?;
+        for (filter, options) in wanted {
+            self.subscriptions.entry(filter).or_insert((options, from)).0 = options;
+        }
+        Ok(retained)
+    }
+
+    /// The subscription with this filter, and the first event that it sees.
+    pub fn held(&self, filter: &Filter) -> Option<(Options, Lsn)> {
+        self.subscriptions.get(filter).copied()
+    }
+
+    /// The delivery of an event that was sent before with `qos`, and is to be sent again.
+    pub fn again(&self, event: &EventRef<'_>, qos: Qos) -> Delivery {
+        let delivery = deliver(event, &self.subscriptions, &self.client);
+        let lsn = event.lsn();
+        Delivery { qos, ..delivery.unwrap_or_else(|| Delivery::of(Event::copy(event), lsn)) }
     }
 
     /// Ends the subscriptions with these filters. Answers for each whether there was one.
@@ -100,6 +175,22 @@ impl Subscriber {
             answer.await.map_err(|_| SubscriberError::Stopped)?;
         }
         Ok(found)
+    }
+
+    /// The retained message of `topic`, as its subscriptions want it.
+    pub async fn retained(&self, topic: &str) -> Result<Option<Delivery>, SubscriberError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Retained { topic: topic.into(), reply })?;
+        let event = answer.await.map_err(|_| SubscriberError::Stopped)?;
+        Ok(event.map(|event| {
+            let mut delivery = Delivery::new(event);
+            let held = self.subscriptions.iter();
+            for (_, (options, _)) in held.filter(|(filter, _)| filter.matches(topic)) {
+                delivery.merge(options);
+            }
+            delivery.retain = true;
+            delivery
+        }))
     }
 
     fn send(&self, command: Command) -> Result<(), SubscriberError> {
@@ -128,8 +219,16 @@ impl Subscriber {
             }
         }
         let Some(catch_up) = &mut self.catch_up else { return Ok(()) };
+        self.queue.reads_from(catch_up.reader.position());
         match catch_up.reader.read(&mut catch_up.chunk, CATCH_UP_BYTES)? {
-            Read::Frames => catch_up.select(&self.subscriptions, &self.client, into),
+            Read::Frames => {
+                let back_since = self.back_since;
+                let wanted = |next: &Delivery| {
+                    next.qos > Qos::AtMostOnce || next.lsn.is_some_and(|lsn| lsn >= back_since)
+                };
+                let events = catch_up.deliveries(&self.subscriptions, &self.client);
+                into.extend(events.filter(wanted));
+            }
             Read::Tail if catch_up.until.is_none() => {
                 let (reply, answer) = oneshot::channel();
                 let from = catch_up.reader.position();
@@ -156,32 +255,24 @@ impl Subscriber {
 }
 
 impl CatchUp {
-    /// Appends what the chunk holds for the subscriptions.
-    fn select(
-        &self,
-        subscriptions: &BTreeMap<Filter, Options>,
-        client: &str,
-        into: &mut VecDeque<Delivery>,
-    ) {
+    /// What the chunk holds for the subscriptions.
+    fn deliveries(&self, subscriptions: &Held, client: &str) -> impl Iterator<Item = Delivery> {
         let until = self.until.unwrap_or(Lsn::MAX);
-        for event in self.chunk.frames().flat_map(|frame| frame.events()).flatten() {
-            if event.lsn() < until {
-                into.extend(deliver(&event, subscriptions, client));
-            }
-        }
+        let events = self.chunk.frames().flat_map(|frame| frame.events()).flatten();
+        events
+            .filter(move |event| event.lsn() < until)
+            .filter_map(move |event| deliver(&event, subscriptions, client))
     }
 }
 
 /// The delivery of an event to a session with these subscriptions.
-fn deliver(
-    event: &EventRef<'_>,
-    subscriptions: &BTreeMap<Filter, Options>,
-    client: &str,
-) -> Option<Delivery> {
+fn deliver(event: &EventRef<'_>, subscriptions: &Held, client: &str) -> Option<Delivery> {
     let mut delivery: Option<Delivery> = None;
-    for (filter, options) in subscriptions {
-        if filter.matches(event.topic) && options.wants(event, client) {
-            delivery.get_or_insert_with(|| Delivery::new(Event::copy(event))).merge(options);
+    let lsn = event.lsn();
+    for (filter, (options, from)) in subscriptions {
+        if lsn >= *from && filter.matches(event.topic) && options.wants(event, client) {
+            let new = || Delivery::of(Event::copy(event), lsn);
+            delivery.get_or_insert_with(new).merge(options);
         }
     }
     delivery

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tidegate_event::{Filter, Lsn};
@@ -34,14 +35,33 @@ pub(super) enum Command {
         client: Arc<str>,
         queue: Arc<Queue>,
         subscriptions: Vec<Subscription>,
-        reply: oneshot::Sender<Vec<Delivery>>,
+        reply: oneshot::Sender<Subscribed>,
     },
+    /// Takes up a session that has everything before `live_from`.
+    Restore {
+        id: u64,
+        client: Arc<str>,
+        queue: Arc<Queue>,
+        subscriptions: Vec<(Filter, Options)>,
+        live_from: Lsn,
+    },
+    /// Asks for the retained message of a topic.
+    Retained { topic: Box<str>, reply: oneshot::Sender<Option<Event>> },
     /// Ends subscriptions.
     Unsubscribe { id: u64, filters: Vec<Filter>, reply: oneshot::Sender<()> },
     /// The session has read the log up to `from`; answers where the bus takes over.
     Rejoin { id: u64, from: Lsn, reply: oneshot::Sender<Lsn> },
     /// The session has ended.
     Detach { id: u64 },
+}
+
+/// The answer to [`Command::Subscribe`].
+#[derive(Debug)]
+pub(super) struct Subscribed {
+    /// The retained messages.
+    pub(super) retained: Vec<Delivery>,
+    /// The first event that the subscriptions see.
+    pub(super) from: Lsn,
 }
 
 /// The bus.
@@ -52,6 +72,10 @@ pub(super) struct Bus {
     chunk: Chunk,
     /// The event that comes next.
     next: Lsn,
+    /// The same, for others to see.
+    position: Arc<AtomicU64>,
+    /// Retained messages up to and including this event are in the state.
+    retained_to: Lsn,
     trie: Trie<Entry>,
     members: HashMap<u64, Member>,
     /// Members that have something pending.
@@ -79,6 +103,8 @@ struct Member {
     filters: BTreeSet<Filter>,
     /// It has read the log itself up to here.
     live_from: Lsn,
+    /// It reads the log itself for now.
+    behind: bool,
     /// What the chunk in hand holds for it.
     pending: Vec<(Lsn, Delivery)>,
 }
@@ -97,12 +123,15 @@ impl Bus {
         retained: Retained,
         metrics: Metrics,
         commands: mpsc::UnboundedReceiver<Command>,
+        position: Arc<AtomicU64>,
     ) -> Self {
-        let next = retained.applied() + 1;
+        let retained_to = retained.applied();
         Self {
-            reader: log.reader(next),
+            reader: log.reader(retained_to + 1),
             chunk: Chunk::default(),
-            next,
+            next: retained_to + 1,
+            position,
+            retained_to,
             trie: Trie::new(),
             members: HashMap::new(),
             touched: Vec::new(),
@@ -115,8 +144,16 @@ impl Bus {
         }
     }
 
-    /// Runs until the drain.
-    pub(super) async fn run(mut self, drain: CancellationToken) {
+    /// Runs until the drain, from the event `from` on, or an earlier one. What was asked before is
+    /// done first.
+    pub(super) async fn run(mut self, from: Lsn, drain: CancellationToken) {
+        if from < self.next {
+            self.reader = self.log.reader(from);
+            self.next = self.reader.position();
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command);
+        }
         loop {
             let wake = self.wake(&drain).await;
             self.read_up_to(self.log.committed()).await;
@@ -181,6 +218,7 @@ impl Bus {
                 }
             }
             self.next = self.next.max(self.reader.position());
+            self.position.store(self.next, Ordering::Release);
             // Other tasks of this thread get their turn.
             tokio::task::yield_now().await;
         }
@@ -201,7 +239,8 @@ impl Bus {
                 let mut copy: Option<Event> = None;
                 self.trie.matches(event.topic, |Entry { id, options }| {
                     let Some(member) = self.members.get_mut(id) else { return };
-                    if lsn < member.live_from || !options.wants(&event, &member.client) {
+                    let late = member.behind || lsn < member.live_from;
+                    if late || !options.wants(&event, &member.client) {
                         return;
                     }
                     if member.pending.is_empty() {
@@ -209,13 +248,13 @@ impl Bus {
                     }
                     if member.pending.last().is_none_or(|(last, _)| *last != lsn) {
                         let event = copy.get_or_insert_with(|| Event::copy(&event)).clone();
-                        member.pending.push((lsn, Delivery::new(event)));
+                        member.pending.push((lsn, Delivery::of(event, lsn)));
                     }
                     if let Some((_, delivery)) = member.pending.last_mut() {
                         delivery.merge(options);
                     }
                 });
-                if event.retain {
+                if event.retain && lsn > self.retained_to {
                     self.retained.apply(&event);
                 }
             }
@@ -223,6 +262,7 @@ impl Bus {
         for id in self.touched.drain(..) {
             let Some(member) = self.members.get_mut(&id) else { continue };
             let pushed = member.queue.push(&mut member.pending);
+            member.behind = pushed.behind;
             self.metrics.deliveries.inc_by(pushed.queued);
             self.metrics.dropped.inc_by(pushed.dropped);
             self.metrics.lagged.inc_by(u64::from(pushed.fell_behind));
@@ -237,6 +277,7 @@ impl Bus {
                     queue,
                     filters: BTreeSet::new(),
                     live_from: 0,
+                    behind: false,
                     pending: Vec::new(),
                 });
                 let mut retained = Vec::new();
@@ -261,7 +302,21 @@ impl Bus {
                 }
                 self.metrics.deliveries.inc_by(retained.len() as u64);
                 // A session that has gone meanwhile detaches next.
-                let _ = reply.send(retained);
+                let _ = reply.send(Subscribed { retained, from: self.next });
+            }
+            Command::Restore { id, client, queue, subscriptions, live_from } => {
+                let behind = queue.unsent().is_some();
+                let mut filters = BTreeSet::new();
+                for (filter, options) in subscriptions {
+                    self.trie.insert(&filter, Entry { id, options }, |old| old.id == id);
+                    filters.insert(filter);
+                }
+                let pending = Vec::new();
+                let member = Member { client, queue, filters, live_from, behind, pending };
+                self.members.insert(id, member);
+            }
+            Command::Retained { topic, reply } => {
+                let _ = reply.send(self.retained.get(&topic));
             }
             Command::Unsubscribe { id, filters, reply } => {
                 if let Some(member) = self.members.get_mut(&id) {
@@ -278,7 +333,7 @@ impl Bus {
                 let takes_over = self.next.max(from);
                 if let Some(member) = self.members.get_mut(&id) {
                     member.live_from = takes_over;
-                    member.queue.rejoin();
+                    member.behind = !member.queue.rejoin();
                 }
                 let _ = reply.send(takes_over);
             }

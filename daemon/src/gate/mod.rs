@@ -17,7 +17,7 @@ mod secret;
 use std::sync::Arc;
 
 use tidegate_config::Limits;
-use tidegate_event::{BlockBuilder, Draft, Received, topic};
+use tidegate_event::{BlockBuilder, Draft, Lsn, Received, topic};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -154,6 +154,11 @@ impl Gate {
     /// Hands a block of admitted events to the log.
     pub fn submit(&self, block: &mut BlockBuilder) -> Append {
         self.log.append(block)
+    }
+
+    /// The newest event in the log: what is submitted from now on comes behind it.
+    pub fn committed(&self) -> Lsn {
+        self.log.committed()
     }
 
     /// Resolves when it is worth trying [`Gate::submit`] again with a block of `bytes` that was

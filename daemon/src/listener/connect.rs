@@ -14,6 +14,7 @@ use tracing::{debug, info};
 use super::codec::{self, Accepted, Bad, Connect, Framed, Kind, Reason, Refused, Version};
 use super::connection::Connection;
 use super::places::Place;
+use super::sessions::{Attached, Unattached, Wish};
 use super::wire::Wire;
 use super::{Shared, will};
 use crate::gate::{Identity, Peer, Rejected, Rights};
@@ -49,6 +50,8 @@ enum NotConnected {
     Refused(#[from] Refused),
     #[error("CONNECT refused: {1}")]
     Rejected(Version, Rejected),
+    #[error("CONNECT refused: {1}")]
+    Unattached(Version, Unattached),
 }
 
 /// Serves one connection from its first byte to its last; the CONNECT must be there by `deadline`.
@@ -68,7 +71,7 @@ pub(super) async fn run<S>(
         () = drain.cancelled() => return,
     };
     let peer = peer.address;
-    let mut admitted = match admitted {
+    let admitted = match admitted {
         Err(_) => {
             shared.metrics.timed_out.inc();
             debug!(%peer, "no CONNECT within limits.connect-timeout");
@@ -78,7 +81,8 @@ pub(super) async fn run<S>(
         Ok(Ok(admitted)) => admitted,
     };
     place.connected();
-    if !accept(&mut wire, &mut admitted, &shared) {
+    // As large as it will be: before there is a session.
+    if !accept(&admitted, None, &shared, &mut Vec::new()) {
         shared.metrics.malformed.inc();
         info!(%peer, "CONNECT refused: the CONNACK is larger than the client's maximum packet size");
         return;
@@ -87,12 +91,22 @@ pub(super) async fn run<S>(
     let stop = drain.child_token();
     let identity = admitted.identity.clone();
     let _present = shared.gate.enter(&identity, &stop);
-    let (_entry, before) = shared.clients.enter(Arc::clone(&client), stop.clone());
+    let version = admitted.connect.version;
+    let wish = Wish { clean: admitted.connect.clean, expiry: admitted.connect.session_expiry };
+    let attached = match shared.sessions.attach(&client, wish, &stop).await {
+        Ok(attached) => attached,
+        Err(why) => {
+            return refuse(wire, peer, NotConnected::Unattached(version, why), &shared).await;
+        }
+    };
     shared.metrics.connects.inc();
-    shared.metrics.taken_over.inc_by(u64::from(before));
-    let (version, user) = (admitted.connect.version, admitted.identity.user.as_deref());
-    info!(%peer, client = &*client, user, ?version, "client connected");
-    let mut connection = Box::pin(Connection::new(wire, admitted, stop.clone(), &shared).run());
+    shared.metrics.taken_over.inc_by(attached.took_over.into());
+    let resumed = attached.resumed.is_some();
+    let user = admitted.identity.user.as_deref();
+    info!(%peer, client = &*client, user, ?version, resumed, "client connected");
+    accept(&admitted, Some(&attached), &shared, &mut wire.output);
+    let connection = Connection::new(wire, admitted, attached, stop.clone(), &shared);
+    let mut connection = Box::pin(connection.run());
     let end = tokio::select! {
         end = &mut connection => end,
         () = identity.expired() => {
@@ -186,20 +200,27 @@ pub(super) fn keep_alive(connect: &Connect, limits: &Limits) -> u16 {
 
 /// Puts the CONNACK into the output, unless it is larger than the client takes
 /// (`[MQTT-3.1.2-24]`).
-fn accept<S>(wire: &mut Wire<S>, admitted: &mut Admitted, shared: &Shared) -> bool {
+fn accept(
+    admitted: &Admitted,
+    attached: Option<&Attached>,
+    shared: &Shared,
+    out: &mut Vec<u8>,
+) -> bool {
     let connect = &admitted.connect;
     let ours = keep_alive(connect, &shared.limits);
     let max = shared.limits.max_packet_size.0;
     let accepted = Accepted {
+        session_present: attached.is_some_and(|attached| attached.resumed.is_some()),
+        session_expiry: attached.map_or(0, |attached| attached.hold.expiry()),
         receive_maximum: shared.limits.max_inflight.max(1),
         max_packet_size: u32::try_from(max).unwrap_or(u32::MAX).max(1),
-        assigned_client_id: admitted.assigned.take(),
+        assigned_client_id: admitted.assigned.clone(),
         topic_alias_maximum: shared.limits.max_topic_aliases,
         keep_alive: (ours != connect.keep_alive).then_some(ours),
         retain_available: shared.limits.max_retained > 0,
     };
-    codec::write_accepted(accepted, connect.version, &mut wire.output);
-    wire.output.len() <= connect.max_packet_size
+    codec::write_accepted(accepted, connect.version, out);
+    out.len() <= connect.max_packet_size
 }
 
 /// Says why, as far as the client understands it, and closes.
@@ -213,6 +234,7 @@ where
     let (version, reason) = match why {
         NotConnected::Refused(Refused::With(version, Bad(reason, _))) => (version, reason),
         NotConnected::Rejected(version, why) => (version, why.into()),
+        NotConnected::Unattached(version, why) => (version, why.reason()),
         _ => return,
     };
     codec::write_refused(reason, version, &mut wire.output);

@@ -1,7 +1,6 @@
 //! One client's connection, from CONNACK to its end: reads, feeds the parts, writes.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,20 +12,21 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::ahead::{Ahead, MAX_AHEAD};
 use super::codec::{self, Ack, Bad, Disconnect, Framed, Kind, Reason, Version, Will};
-use super::connect::{Admitted, CLOSE_TIMEOUT, keep_alive};
+use super::connect::{Admitted, keep_alive};
 use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::session::Session;
+use super::sessions::{Again, Attached, Hold, Journal, Subscription};
 use super::subscribing::Request;
 use super::watch::{Seen, Watch};
 use super::wire::Wire;
-use super::{End, Shared, will};
+use super::{End, Shared};
 use crate::bus::Subscriber;
 use crate::gate::{Identity, Rights};
 
 /// Bytes that wait to be written at which the connection is not read: the client does not take its
 /// acknowledgements.
-const MAX_BACKLOG: usize = 256 * 1024;
+pub(super) const MAX_BACKLOG: usize = 256 * 1024;
 /// How long the drain waits for the commits of one connection.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -39,14 +39,21 @@ pub(super) struct Connection<S> {
     pub(super) bridge: bool,
     /// Bytes of the largest packet that the client takes.
     max_packet_size: usize,
-    client: Arc<str>,
-    will: Option<Will>,
+    pub(super) client: Arc<str>,
+    pub(super) will: Option<Will>,
     identity: Identity,
     pub(super) rights: Rights,
-    session: Session,
-    inbound: Inbound,
+    pub(super) session: Session,
+    pub(super) inbound: Inbound,
     pub(super) outbound: Outbound,
     pub(super) subscriber: Subscriber,
+    pub(super) hold: Hold,
+    /// Of a session that outlasts the connection.
+    pub(super) journal: Option<Journal>,
+    /// What the last connection left to be sent again.
+    pub(super) again: Option<Again>,
+    /// Subscriptions whose retained messages it did not send to their end.
+    pub(super) greetings: Vec<Subscription>,
     watch: Watch,
     /// Cancelled by the drain, by another connection with the same client id, and when the login is no
     /// longer right.
@@ -75,10 +82,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     pub(super) fn new(
         wire: Box<Wire<S>>,
         admitted: Admitted,
+        attached: Attached,
         stop: CancellationToken,
         shared: &Shared,
     ) -> Self {
         let Admitted { connect, client, identity, rights, .. } = admitted;
+        let Attached { hold, subscriber, journal, resumed, .. } = attached;
         let version = connect.version;
         let max_inflight = usize::from(shared.limits.max_inflight.max(1));
         let receive_maximum = (version == Version::V5).then_some(max_inflight);
@@ -87,12 +96,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let aliases = connect.topic_alias_maximum.min(shared.limits.max_topic_aliases);
         let keep_alive = keep_alive(&connect, &shared.limits);
         let watch = Watch::new(keep_alive, shared.limits.send_timeout.0);
+        let again = resumed.as_ref().and_then(|resumed| shared.sessions.again(resumed));
+        let mut outbound = Outbound::new(version, max_packet_size, aliases);
+        outbound.resumes = again.is_some();
+        let resumed = resumed.unwrap_or_default();
+        let session = match journal {
+            None => Session::new(receive_maximum, window),
+            Some(_) => Session::kept(receive_maximum, window, &resumed),
+        };
         let inbound = Inbound::new(
             Arc::clone(&shared.gate),
             shared.metrics.clone(),
             version,
             Arc::clone(&client),
             &shared.limits,
+            journal.is_some(),
         );
         Self {
             wire,
@@ -102,10 +120,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             will: connect.will,
             identity,
             rights,
-            session: Session::new(receive_maximum, window),
+            session,
             inbound,
-            outbound: Outbound::new(version, max_packet_size, aliases),
-            subscriber: shared.bus.subscriber(Arc::clone(&client)),
+            outbound,
+            subscriber,
+            hold,
+            journal,
+            again,
+            greetings: resumed.greetings,
             client,
             watch,
             stop: Box::pin(stop.cancelled_owned()),
@@ -120,11 +142,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// Runs until it ends, and says why it did.
     pub(super) async fn run(mut self) -> End {
         let Err(end) = self.serve().await;
-        self.finish(&end).await;
-        end
+        self.finish(end).await
     }
 
     async fn serve(&mut self) -> Result<std::convert::Infallible, End> {
+        self.greet().await?;
         loop {
             while let Some(request) = self.take_in()? {
                 self.answer(request).await?;
@@ -132,17 +154,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             if self.ended && (self.inbound.is_refused() || self.reads()) {
                 return Err(self.gone());
             }
-            self.outbound.send(&mut self.session, &mut self.rights, &mut self.wire.output);
+            self.send()?;
             if self.wire.is_large() {
                 self.watch.grown();
             }
             match poll_fn(|context| self.poll_wake(context)).await? {
                 Wake::Read(0) => self.ended = true,
                 Wake::Read(count) => self.read += count,
-                Wake::Acknowledged | Wake::Written => {}
-                Wake::Deliveries => {
-                    self.subscriber.fill(&mut self.outbound.deliveries).await?;
-                }
+                Wake::Acknowledged => self.note_stored(),
+                Wake::Written => {}
+                Wake::Deliveries => self.fill().await?,
                 Wake::Timer => self.look_at_the_clock()?,
                 Wake::Stop if self.shared.supervisor.drain().is_cancelled() => {
                     return Err(self.drain().await);
@@ -158,7 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Whether packets are taken in.
     fn reads(&self) -> bool {
-        !self.inbound.is_full() && self.wire.backlog() < MAX_BACKLOG
+        !self.inbound.is_full() && self.wire.backlog() < MAX_BACKLOG && !self.is_held_up()
     }
 
     /// Whether the client is heard: it is read further than packets are taken in.
@@ -172,6 +193,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let output = &mut self.wire.output;
         if let Poll::Ready(acknowledged) = self.inbound.poll(context, &mut self.session, output) {
             return Poll::Ready(acknowledged.map(|()| Wake::Acknowledged));
+        }
+        if let Some(journal) = &mut self.journal
+            && let Poll::Ready(released) = journal.poll(context, &mut self.wire.output)
+        {
+            return Poll::Ready(released.map(|()| Wake::Written));
         }
         let backlog = self.wire.backlog();
         if self.wire.wants_write() {
@@ -191,8 +217,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         {
             return Poll::Ready(Ok(Wake::Read(count)));
         }
-        if self.outbound.wants(self.wire.backlog())
-            && self.subscriber.poll_ready(context).is_ready()
+        let held = self.journal.as_ref().map_or(0, Journal::backlog);
+        if self.outbound.wants(self.wire.backlog() + held)
+            && (self.again.is_some() || self.subscriber.poll_ready(context).is_ready())
         {
             return Poll::Ready(Ok(Wake::Deliveries));
         }
@@ -208,7 +235,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let unread = self.wire.unread().len();
         let taken = self.take_packets();
         // Whatever ends the connection, what came before it was published.
-        self.inbound.submit();
+        self.submit()?;
         let mut whole = self.wire.unread().len() < unread;
         if self.inbound.is_full() && self.wire.backlog() < MAX_BACKLOG {
             let max = self.shared.limits.max_packet_size.as_usize();
@@ -247,15 +274,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Kind::PubRec => {
                     let ack = Ack::read(&frame, version)?;
                     if let Some(says) = self.session.pubrec(ack) {
-                        let out = &mut self.wire.output;
-                        codec::write_ack(Kind::PubRel, ack.id, says, version, out);
+                        self.answer_durably(Kind::PubRel, ack.id, says);
                     }
                 }
                 Kind::PubRel => {
                     let ack = Ack::read(&frame, version)?;
                     let says = self.session.pubrel(ack.id)?;
-                    let out = &mut self.wire.output;
-                    codec::write_ack(Kind::PubComp, ack.id, says, version, out);
+                    self.answer_durably(Kind::PubComp, ack.id, says);
                 }
                 Kind::PingReq if frame.body.is_empty() => {
                     if !self.ahead.take_ping() {
@@ -266,13 +291,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Kind::Connect => return Err(Bad::protocol("second CONNECT").into()),
                 Kind::Subscribe | Kind::Unsubscribe | Kind::Disconnect => {
                     // The log has what was published before, or there is no room yet.
-                    self.inbound.submit();
+                    self.submit()?;
                     if self.inbound.is_full() {
                         break;
                     }
+                    let Framed::Frame(frame) = codec::frame(self.wire.unread(), max)? else {
+                        break;
+                    };
                     if frame.kind == Kind::Disconnect {
-                        let Disconnect { with_will } = Disconnect::read(&frame, version)?;
-                        return Err(End::Disconnected { with_will });
+                        let goodbye = Disconnect::read(&frame, version)?;
+                        return Err(self.disconnected(goodbye));
                     }
                     let request = Request::read(&frame, version)?;
                     self.consume(length);
@@ -287,8 +315,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// The answer that stands in the output from `from` on is not larger than the client takes
     /// (`[MQTT-3.1.2-24]`): else it asked for too much at once.
     pub(super) fn check_answer(&mut self, from: usize) -> Result<(), End> {
-        if self.wire.output.len() - from > self.max_packet_size {
-            self.wire.output.truncate(from);
+        let max = self.max_packet_size;
+        if self.output().len() - from > max {
+            self.output().truncate(from);
             let what = "request whose answer is larger than the client's maximum packet size";
             return Err(Bad(Reason::PacketTooLarge, what).into());
         }
@@ -306,6 +335,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.wire.shrink();
             self.inbound.shrink();
             self.outbound.shrink();
+            self.journal.iter_mut().for_each(Journal::shrink);
         }
         Ok(())
     }
@@ -314,7 +344,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     fn gone(&mut self) -> End {
         self.inbound.abandon();
         match self.ahead.goodbye() {
-            Some(Disconnect { with_will }) => End::Disconnected { with_will },
+            Some(goodbye) => self.disconnected(goodbye),
             None => End::Lost,
         }
     }
@@ -330,8 +360,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     Poll::Pending => break,
                 }
             }
+            let idle = self.inbound.is_idle() && self.poll_journal(context)?;
             match self.wire.poll_write(context) {
-                Poll::Ready(Ok(())) if self.inbound.is_idle() => Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) if idle => Poll::Ready(Ok(())),
                 Poll::Ready(Err(why)) => Poll::Ready(Err(why.into())),
                 _ => Poll::Pending,
             }
@@ -340,26 +371,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Ok(Err(end)) => end,
             Ok(Ok(())) | Err(_) => End::Drain,
         }
-    }
-
-    /// Publishes the will, says goodbye.
-    async fn finish(&mut self, end: &End) {
-        let metrics = &self.shared.metrics;
-        match end {
-            End::Bad(_) | End::Denied(_) => metrics.malformed.inc(),
-            // A frame of WebSocket, a record of TLS that is none.
-            End::Io(why) if why.kind() == io::ErrorKind::InvalidData => metrics.malformed.inc(),
-            End::KeepAlive => metrics.timed_out.inc(),
-            End::Stuck => metrics.stuck.inc(),
-            _ => 0,
-        };
-        if let Some(will) = self.will.take().filter(|_| end.publishes_will()) {
-            will::publish(&will, &self.client, &mut self.rights, &self.shared);
-        }
-        if let (Some(reason), Version::V5) = (end.reason(), self.version) {
-            codec::write_disconnect(reason, &mut self.wire.output);
-        }
-        // A client that does not take its last packets has gone.
-        let _ = timeout(CLOSE_TIMEOUT, self.wire.close()).await;
     }
 }

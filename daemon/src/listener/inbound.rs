@@ -12,7 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tidegate_config::Limits;
-use tidegate_event::{BlockBuilder, Draft, Qos};
+use tidegate_event::record::Properties;
+use tidegate_event::{BlockBuilder, Draft, Lsn, Property, Qos};
 use tokio::time::timeout;
 
 use super::aliases::Aliases;
@@ -42,8 +43,13 @@ pub(super) struct Inbound {
     aliases: Aliases,
     /// Retained messages are kept; else an MQTT 5 client was told so.
     retains: bool,
+    /// Whether the session outlasts the connection: then a QoS 2 event carries its packet id, so that
+    /// what is stored and what is known of it never differ.
+    kept: bool,
     block: Option<BlockBuilder>,
     properties: Vec<u8>,
+    /// The same and a packet id.
+    extended: Vec<u8>,
     /// Events in `block`, by QoS.
     received: [u64; 3],
     /// For what is in `block`, and between.
@@ -68,6 +74,8 @@ struct Waiting {
     commit: Option<Commit>,
     acks: Vec<AckDue>,
     events: usize,
+    /// Events with packet ids lie behind this one.
+    floor: Option<Lsn>,
     /// Events, or acknowledgements if these are more: what counts against the limit.
     counts: usize,
     bytes: usize,
@@ -98,6 +106,7 @@ impl Inbound {
         version: Version,
         client: Arc<str>,
         limits: &Limits,
+        kept: bool,
     ) -> Self {
         Self {
             gate,
@@ -107,8 +116,10 @@ impl Inbound {
             max_waiting: usize::from(limits.max_inflight.max(1)),
             aliases: Aliases::new(limits.max_topic_aliases, limits.max_topic_length),
             retains: limits.max_retained > 0,
+            kept,
             block: None,
             properties: Vec::new(),
+            extended: Vec::new(),
             received: [0; 3],
             acks: Vec::new(),
             waiting: VecDeque::new(),
@@ -176,13 +187,19 @@ impl Inbound {
                 return Ok(());
             }
         }
-        let draft = Draft {
+        let mut draft = Draft {
             topic,
             qos,
             retain: publish.retain,
             properties: publish.properties,
             payload: publish.payload,
         };
+        if self.kept && qos == Qos::ExactlyOnce {
+            self.extended.clear();
+            self.extended.extend_from_slice(publish.properties.as_bytes());
+            Property::PacketId(id).write(&mut self.extended);
+            draft.properties = Properties::new(&self.extended);
+        }
         if let Err(denied) = self.gate.check(rights, &draft) {
             self.metrics.denied(denied.label());
             match denied {
@@ -220,10 +237,11 @@ impl Inbound {
         }
         let Some(block) = self.block.as_mut().filter(|block| !block.is_empty()) else {
             if !self.acks.is_empty() {
-                self.wait(None, 0, 0);
+                self.wait(None, 0, 0, None);
             }
             return;
         };
+        let floor = block.has_packet_id().then(|| self.gate.committed());
         for (qos, count) in QOS.into_iter().zip(&mut self.received) {
             self.metrics.received(qos, std::mem::take(count));
         }
@@ -232,7 +250,7 @@ impl Inbound {
             Append::Accepted(commit) => {
                 self.refusing = false;
                 self.reset_block();
-                return self.wait(Some(commit), events, bytes);
+                return self.wait(Some(commit), events, bytes, floor);
             }
             // A slow disk is no full log: the client goes at the disk's pace.
             Append::Busy => None,
@@ -262,7 +280,7 @@ impl Inbound {
         self.metrics.dropped.inc_by(events.saturating_sub(answered));
         self.refusing = true;
         self.reset_block();
-        self.wait(None, 0, 0);
+        self.wait(None, 0, 0, None);
     }
 
     /// Begins the block anew, should the log have left something in it.
@@ -272,12 +290,36 @@ impl Inbound {
         }
     }
 
-    fn wait(&mut self, commit: Option<Commit>, events: usize, bytes: usize) {
+    /// Whether the next [`Inbound::submit`] hands over events with packet ids.
+    pub(super) fn has_packet_ids(&self) -> bool {
+        self.block.as_ref().is_some_and(BlockBuilder::has_packet_id)
+    }
+
+    /// Events with packet ids whose fate is not known lie behind this one.
+    pub(super) fn floor(&self) -> Option<Lsn> {
+        let waiting = self.waiting.iter().find_map(|waiting| waiting.floor);
+        waiting.or_else(|| self.has_packet_ids().then(|| self.gate.committed()))
+    }
+
+    /// Waits until the session knows the fate of everything that the log has taken. Nobody is
+    /// answered any more.
+    pub(super) async fn settle(&mut self, session: &mut Session) {
+        while let Some(Waiting { commit, acks, .. }) = self.waiting.pop_front() {
+            let Some(commit) = commit else { continue };
+            let stored = commit.await.is_ok();
+            for AckDue { id, qos, .. } in acks.iter().filter(|ack| matches!(ack.says, Says::Block))
+            {
+                session.acknowledged(*qos, *id, stored);
+            }
+        }
+    }
+
+    fn wait(&mut self, commit: Option<Commit>, events: usize, bytes: usize, floor: Option<Lsn>) {
         let acks = std::mem::replace(&mut self.acks, self.spare.pop().unwrap_or_default());
         let counts = events.max(acks.len());
         self.waiting_events += counts;
         self.waiting_bytes += bytes;
-        self.waiting.push_back(Waiting { commit, acks, events, counts, bytes });
+        self.waiting.push_back(Waiting { commit, acks, events, floor, counts, bytes });
     }
 
     /// Appends the acknowledgements that are due to `out`. Ready when there was progress.
@@ -306,6 +348,7 @@ impl Inbound {
                     Poll::Pending => break,
                     Poll::Ready(Ok(_)) => Ok(()),
                     Poll::Ready(Err(_)) if self.version == Version::V4 => {
+                        self.waiting.pop_front();
                         return Poll::Ready(Err(End::NotStored));
                     }
                     Poll::Ready(Err(_)) => Err(Reason::Unspecified),

@@ -26,6 +26,14 @@ pub struct Metrics {
     pub stuck: Counter,
     /// Clients replaced by a connection with the same client id.
     pub taken_over: Counter,
+    /// Sessions that outlast their connections, connected or not.
+    pub sessions: Gauge,
+    /// Sessions that a client went on with.
+    pub sessions_resumed: Counter,
+    /// Sessions that ended because their client was away for too long.
+    pub sessions_expired: Counter,
+    /// Clients refused because of `limits.max-sessions`.
+    pub sessions_refused: Counter,
     /// Bytes read.
     pub bytes_in: Counter,
     /// Bytes written.
@@ -132,6 +140,21 @@ impl Metrics {
             "Connections ended because the same client id connected again",
             &self.taken_over,
         );
+        counter(
+            "tidegate_sessions_resumed",
+            "Sessions that a client came back to",
+            &self.sessions_resumed,
+        );
+        counter(
+            "tidegate_sessions_expired",
+            "Sessions ended because their client was away for too long",
+            &self.sessions_expired,
+        );
+        counter(
+            "tidegate_sessions_refused",
+            "Clients refused because of limits.max-sessions",
+            &self.sessions_refused,
+        );
         counter("tidegate_received_bytes", "Bytes read from MQTT clients", &self.bytes_in);
         counter("tidegate_sent_bytes", "Bytes written to MQTT clients", &self.bytes_out);
         counter("tidegate_acks", "PUBACK and PUBREC sent for durable events", &self.acks);
@@ -146,6 +169,11 @@ impl Metrics {
             &self.dropped,
         );
         counter("tidegate_wills_lost", "Wills that could not be published", &self.wills_lost);
+        registry.register(
+            "tidegate_sessions",
+            "MQTT sessions that outlast their connections, connected or not",
+            self.sessions.clone(),
+        );
         registry.register(
             "tidegate_connections",
             "Open MQTT connections",
@@ -192,6 +220,10 @@ impl Default for Metrics {
             timed_out: Counter::default(),
             stuck: Counter::default(),
             taken_over: Counter::default(),
+            sessions: Gauge::default(),
+            sessions_resumed: Counter::default(),
+            sessions_expired: Counter::default(),
+            sessions_refused: Counter::default(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
             acks: Counter::default(),

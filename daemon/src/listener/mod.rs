@@ -14,8 +14,8 @@
 //!   and QoS 0 is dropped and counted; of a 3.1.1 client nothing is taken in until there is room, and
 //!   it is not thrown out meanwhile: its PINGREQs are answered, and its end is seen.
 //! - A client that takes nothing of what waits for it for `limits.send-timeout` is let go.
-//! - Every session is a clean one: it ends with its connection. Session present is always 0; a client
-//!   that asks for more is let in all the same, and, in MQTT 5, told a session expiry interval of 0.
+//! - A session outlasts its connection where the client asks for it, and the daemon too
+//!   ([`sessions`]).
 //! - There are no shared subscriptions (0x9E) and authentication methods (0x8C) yet. `$SYS` and
 //!   `$share` are not open to publishers (0x90), but for the state of a mosquitto bridge; other topics
 //!   that begin with `$` are, and no wildcard in front matches them.
@@ -26,16 +26,17 @@
 mod accept;
 mod ahead;
 mod aliases;
-mod clients;
 mod codec;
 mod connect;
 mod connection;
 mod http;
 mod inbound;
+mod keeping;
 mod metrics;
 mod outbound;
 mod places;
 mod session;
+mod sessions;
 mod subscribing;
 #[cfg(test)]
 mod tests;
@@ -51,15 +52,15 @@ use std::sync::Arc;
 use tidegate_config::Limits;
 use tokio::net::{TcpListener, TcpSocket};
 
-use crate::bus::{BusHandle, SubscriberError};
+use crate::bus::SubscriberError;
 use crate::gate::{Denied, Gate, Rejected};
 use crate::http::body::Bodies;
 use crate::supervise::Supervisor;
 
-use clients::Clients;
 use codec::{Bad, Reason};
 pub use metrics::Metrics;
 use places::Places;
+pub use sessions::{Parts, RestoreError, Sessions};
 pub use transport::{Tls, TlsProblem, Transport};
 
 /// Connections that the kernel holds until they are accepted.
@@ -77,11 +78,10 @@ pub struct Listener {
 #[derive(Debug, Clone)]
 pub struct Shared {
     gate: Arc<Gate>,
-    bus: BusHandle,
     limits: Arc<Limits>,
     metrics: Metrics,
     supervisor: Supervisor,
-    clients: Clients,
+    sessions: Sessions,
     places: Places,
     bodies: Bodies,
 }
@@ -90,14 +90,14 @@ impl Shared {
     /// The way into the log and out of the bus for every connection.
     pub fn new(
         gate: Arc<Gate>,
-        bus: BusHandle,
+        sessions: Sessions,
         limits: Limits,
         metrics: Metrics,
         supervisor: Supervisor,
     ) -> Self {
         Self {
             gate,
-            bus,
+            sessions,
             places: Places::new(&limits, metrics.clone()),
             bodies: Bodies::new(
                 limits.max_body_size.as_usize(),
@@ -107,7 +107,6 @@ impl Shared {
             limits: Arc::new(limits),
             metrics,
             supervisor,
-            clients: Clients::default(),
         }
     }
 }
@@ -162,6 +161,8 @@ enum End {
     Io(#[from] io::Error),
     #[error("client disconnected")]
     Disconnected { with_will: bool },
+    #[error("the session could not be written to disk")]
+    NotKept,
     #[error("client broke the protocol: {0}")]
     Bad(#[from] Bad),
     #[error("client sent nothing for one and a half times its keep-alive")]
@@ -218,7 +219,9 @@ impl End {
             Self::LoginRevoked => Some(Reason::NotAuthorized),
             Self::Drain | Self::Bus(SubscriberError::Stopped) => Some(Reason::ShuttingDown),
             Self::Denied(denied) => Some(Reason::from(*denied)),
-            Self::NotStored | Self::Bus(SubscriberError::Read(_)) => Some(Reason::Unspecified),
+            Self::NotStored | Self::NotKept | Self::Bus(SubscriberError::Read(_)) => {
+                Some(Reason::Unspecified)
+            }
         }
     }
 

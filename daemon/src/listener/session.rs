@@ -5,12 +5,16 @@
 //! Inbound, a packet id is in use from its PUBLISH to our PUBACK, or, with QoS 2, to our PUBCOMP: in
 //! between the same PUBLISH may come again, and is not stored again. Outbound, a packet id is in use
 //! until the client's PUBACK or PUBCOMP.
+//!
+//! Of a session that outlasts its connection it also notes what happens: that is to be in the log
+//! ([`super::sessions`]).
 
 use std::collections::HashMap;
 
 use tidegate_event::Qos;
 
 use super::codec::{Ack, Bad, Reason};
+use super::sessions::{Flight, Resumed, What};
 
 /// The state of one session.
 #[derive(Debug)]
@@ -19,13 +23,34 @@ pub(super) struct Session {
     unacknowledged: usize,
     /// Inbound QoS 2 packet ids in use.
     incoming: HashMap<u16, Incoming>,
+    /// How many of them are carried over.
+    carried: usize,
     /// How many inbound packet ids an MQTT 5 client may use at once; a 3.1.1 client was told nothing.
     receive_maximum: Option<usize>,
     /// Outbound packet ids in use.
     outgoing: HashMap<u16, Outgoing>,
-    /// How many of them at once.
+    /// How many deliveries may be sent until one is acknowledged,
+    quota: usize,
+    /// and how many on a new connection (MQTT 5.0 section 4.9).
     window: usize,
     last_id: u16,
+    /// What happened since this was looked at; none for a session that ends with its connection.
+    notes: Option<Box<Notes>>,
+}
+
+/// What happened to a session that is kept.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// Inbound QoS 2 packet ids whose events are stored.
+    pub(super) taken: Vec<u16>,
+    /// Those whose PUBREL came.
+    pub(super) released: Vec<u16>,
+    /// Deliveries that are about to leave.
+    pub(super) sent: Vec<Flight>,
+    /// Those whose PUBREC came.
+    pub(super) received: Vec<u16>,
+    /// Those that need nothing more.
+    pub(super) done: Vec<u16>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +59,8 @@ enum Incoming {
     Waiting,
     /// The client has our PUBREC; its PUBREL comes next.
     Received,
+    /// The same, since an earlier connection: it takes no part in the receive maximum of this one.
+    Carried,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +71,19 @@ enum Outgoing {
     SentTwo,
     /// QoS 2, until PUBCOMP.
     Released,
+}
+
+/// What to do with a delivery of an earlier connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resend {
+    /// Send it with its packet id, and the DUP flag.
+    Publish,
+    /// The client has it: send PUBREL.
+    Release,
+    /// Once the window opens.
+    Later,
+    /// It was acknowledged meanwhile.
+    Never,
 }
 
 /// What to do with a PUBLISH.
@@ -64,10 +104,44 @@ impl Session {
         Self {
             unacknowledged: 0,
             incoming: HashMap::new(),
+            carried: 0,
             receive_maximum,
             outgoing: HashMap::new(),
+            quota: window,
             window,
             last_id: 0,
+            notes: None,
+        }
+    }
+
+    /// A session that outlasts its connection, as an earlier one left it.
+    pub(super) fn kept(receive_maximum: Option<usize>, window: usize, before: &Resumed) -> Self {
+        let outgoing = before.outgoing.iter().map(|(flight, received)| {
+            let state = match flight.qos {
+                _ if *received => Outgoing::Released,
+                Qos::ExactlyOnce => Outgoing::SentTwo,
+                _ => Outgoing::Sent,
+            };
+            (flight.id, state)
+        });
+        Self {
+            outgoing: outgoing.collect(),
+            incoming: before.incoming.iter().map(|id| (*id, Incoming::Carried)).collect(),
+            carried: before.incoming.len(),
+            last_id: before.last_id,
+            notes: Some(Box::default()),
+            ..Self::new(receive_maximum, window)
+        }
+    }
+
+    /// What happened since this was emptied last.
+    pub(super) fn notes(&mut self) -> Option<&mut Notes> {
+        self.notes.as_deref_mut()
+    }
+
+    fn note(&mut self, note: impl FnOnce(&mut Notes)) {
+        if let Some(notes) = &mut self.notes {
+            note(notes);
         }
     }
 
@@ -77,12 +151,12 @@ impl Session {
             Qos::AtMostOnce => return Ok(Inbound::Store),
             Qos::AtLeastOnce => self.unacknowledged += 1,
             Qos::ExactlyOnce => match self.incoming.get(&id) {
-                Some(Incoming::Received) => return Ok(Inbound::Acknowledge),
+                Some(Incoming::Received | Incoming::Carried) => return Ok(Inbound::Acknowledge),
                 Some(Incoming::Waiting) => return Ok(Inbound::Ignore),
                 None => _ = self.incoming.insert(id, Incoming::Waiting),
             },
         }
-        let used = self.unacknowledged + self.incoming.len();
+        let used = self.unacknowledged + self.incoming.len() - self.carried;
         if self.receive_maximum.is_some_and(|maximum| used > maximum) {
             return Err(Bad(Reason::ReceiveMaximumExceeded, "more PUBLISH than receive maximum"));
         }
@@ -95,15 +169,24 @@ impl Session {
         match qos {
             Qos::AtMostOnce => {}
             Qos::AtLeastOnce => self.unacknowledged = self.unacknowledged.saturating_sub(1),
-            Qos::ExactlyOnce if stored => _ = self.incoming.insert(id, Incoming::Received),
+            Qos::ExactlyOnce if stored => {
+                self.incoming.insert(id, Incoming::Received);
+                self.note(|notes| notes.taken.push(id));
+            }
             Qos::ExactlyOnce => _ = self.incoming.remove(&id),
         }
     }
 
     /// A PUBREL came. Answers what the PUBCOMP says.
     pub(super) fn pubrel(&mut self, id: u16) -> Result<Reason, Bad> {
+        // An id that is not known too: an earlier PUBREL may not have come to the log.
+        self.note(|notes| notes.released.push(id));
         match self.incoming.remove(&id) {
             Some(Incoming::Received) => Ok(Reason::Success),
+            Some(Incoming::Carried) => {
+                self.carried -= 1;
+                Ok(Reason::Success)
+            }
             Some(Incoming::Waiting) => Err(Bad::protocol("PUBREL before the PUBREC")),
             None => Ok(Reason::PacketIdNotFound),
         }
@@ -111,36 +194,71 @@ impl Session {
 
     /// A packet id for a delivery with QoS 1 or 2; none while the window is full.
     pub(super) fn send(&mut self, qos: Qos) -> Option<u16> {
-        if self.outgoing.len() >= self.window {
+        if !self.has_window() {
             return None;
         }
         let state = if qos == Qos::ExactlyOnce { Outgoing::SentTwo } else { Outgoing::Sent };
-        // The window is smaller than the number of ids, so one is free.
+        // One is free: see has_window.
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
             if let std::collections::hash_map::Entry::Vacant(free) =
                 self.outgoing.entry(self.last_id)
             {
                 free.insert(state);
+                self.quota -= 1;
                 return Some(self.last_id);
             }
         }
     }
 
+    /// The delivery that has this packet id now leaves.
+    pub(super) fn sent(&mut self, id: u16, qos: Qos, what: impl FnOnce() -> What) {
+        self.note(|notes| notes.sent.push(Flight { id, qos, what: what() }));
+    }
+
     /// The delivery with this packet id was not sent after all.
     pub(super) fn unsend(&mut self, id: u16) {
         self.outgoing.remove(&id);
+        self.quota += 1;
+    }
+
+    /// A delivery of an earlier connection is to be sent again: whether that is still so, and there is
+    /// room for it in the window.
+    pub(super) fn resend(&mut self, id: u16) -> Resend {
+        match self.outgoing.get(&id) {
+            None => Resend::Never,
+            Some(Outgoing::Released) => Resend::Release,
+            Some(_) if self.quota == 0 => Resend::Later,
+            Some(_) => {
+                self.quota -= 1;
+                Resend::Publish
+            }
+        }
+    }
+
+    /// A delivery of an earlier connection cannot be sent again, or need not.
+    pub(super) fn give_up(&mut self, id: u16) {
+        if self.outgoing.remove(&id).is_some() {
+            self.note(|notes| notes.done.push(id));
+        }
     }
 
     /// Whether another delivery with QoS 1 or 2 may leave.
     pub(super) fn has_window(&self) -> bool {
-        self.outgoing.len() < self.window
+        self.quota > 0 && self.outgoing.len() < usize::from(u16::MAX)
+    }
+
+    fn done(&mut self, id: u16) {
+        self.outgoing.remove(&id);
+        // Beyond the window after the PUBREL of an earlier connection.
+        self.quota = (self.quota + 1).min(self.window);
+        self.note(|notes| notes.done.push(id));
     }
 
     /// A PUBACK came. One for an id that is not in use changes nothing.
     pub(super) fn puback(&mut self, ack: Ack) {
         if self.outgoing.get(&ack.id) == Some(&Outgoing::Sent) {
-            self.outgoing.remove(&ack.id);
+            self.done(ack.id);
         }
     }
 
@@ -148,11 +266,12 @@ impl Session {
     pub(super) fn pubrec(&mut self, ack: Ack) -> Option<Reason> {
         match self.outgoing.get_mut(&ack.id) {
             Some(Outgoing::SentTwo | Outgoing::Released) if ack.is_refusal() => {
-                self.outgoing.remove(&ack.id);
+                self.done(ack.id);
                 None
             }
             Some(state @ (Outgoing::SentTwo | Outgoing::Released)) => {
                 *state = Outgoing::Released;
+                self.note(|notes| notes.received.push(ack.id));
                 Some(Reason::Success)
             }
             _ if ack.is_refusal() => None,
@@ -163,7 +282,7 @@ impl Session {
     /// A PUBCOMP came. One for an id that is not in use changes nothing.
     pub(super) fn pubcomp(&mut self, ack: Ack) {
         if self.outgoing.get(&ack.id) == Some(&Outgoing::Released) {
-            self.outgoing.remove(&ack.id);
+            self.done(ack.id);
         }
     }
 }

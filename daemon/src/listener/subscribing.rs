@@ -1,13 +1,14 @@
 //! SUBSCRIBE and UNSUBSCRIBE: each filter in its turn, as if it had come in a packet of its own
 //! (`[MQTT-3.8.4-5]`, `[MQTT-3.10.4-6]`).
 
-use tidegate_event::Filter;
+use tidegate_event::{Filter, Qos};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::End;
 use super::codec::Bad;
 use super::codec::{self, Frame, Kind, Reason, Subscribe, SubscribeFilter, Unsubscribe, Version};
 use super::connection::Connection;
+use super::sessions;
 use crate::bus::{Options, Subscription};
 
 /// A packet that the bus must be asked about.
@@ -38,19 +39,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     async fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), End> {
         let Subscribe { id, filters, identifier } = subscribe;
         let mut granted = Vec::with_capacity(filters.len());
+        let mut made = Vec::new();
         for requested in &filters {
             granted.push(match self.check(requested, identifier) {
                 Ok(subscription) => {
+                    let filter = self.journal.is_some().then(|| subscription.filter.clone());
                     let retained = self.subscriber.subscribe(vec![subscription]).await?;
+                    let greeting = retained.iter().any(|it| it.qos > Qos::AtMostOnce);
+                    made.extend(filter.and_then(|it| self.made(it, greeting)));
                     self.outbound.deliveries.extend(retained);
                     Ok(requested.qos)
                 }
                 Err(reason) => Err(reason),
             });
         }
-        let from = self.wire.output.len();
-        codec::write_suback(id, &granted, self.version, &mut self.wire.output);
+        let version = self.version;
+        let from = self.output().len();
+        codec::write_suback(id, &granted, version, self.output());
+        if let Some(journal) = &mut self.journal {
+            journal.subscribed(made);
+        }
         self.check_answer(from)
+    }
+
+    /// The subscription with this filter, to be kept with the session.
+    fn made(&self, filter: Filter, greeting: bool) -> Option<sessions::Subscription> {
+        let (options, from) = self.subscriber.held(&filter)?;
+        Some(sessions::Subscription { filter, options, from, greeting })
     }
 
     /// Whether the client may have this subscription now.
@@ -100,8 +115,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Ok(_) => Err(Reason::NoSubscriptionExisted),
             })
             .collect();
-        let from = self.wire.output.len();
-        codec::write_unsuback(unsubscribe.id, &answers, self.version, &mut self.wire.output);
+        let version = self.version;
+        let from = self.output().len();
+        codec::write_unsuback(unsubscribe.id, &answers, version, self.output());
+        if let Some(journal) = &mut self.journal {
+            journal.unsubscribed(valid);
+        }
         self.check_answer(from)
     }
 }

@@ -6,5 +6,6 @@ mod disk;
 mod durability;
 mod options;
 mod publishing;
+mod sessions;
 mod subscribing;
 mod waiting;

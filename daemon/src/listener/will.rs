@@ -4,8 +4,8 @@ use tidegate_event::Draft;
 use tidegate_event::record::Properties;
 use tracing::warn;
 
-use super::Shared;
 use super::codec::{Bad, Connect, Refused, Will};
+use super::{Metrics, Shared};
 use crate::gate::Rights;
 use crate::log::Append;
 
@@ -46,6 +46,11 @@ pub(super) fn publish(will: &Will, client: &str, rights: &mut Rights, shared: &S
         Ok(Append::Unavailable) => "the disk takes no writes".to_owned(),
         Err(denied) => denied.to_string(),
     };
-    shared.metrics.wills_lost.inc();
-    warn!(client, topic = will.topic, "a will is lost: {lost}");
+    self::lost(client, &will.topic, &lost, &shared.metrics);
+}
+
+/// The will of `client` is not published.
+pub(super) fn lost(client: &str, topic: &str, why: &str, metrics: &Metrics) {
+    metrics.wills_lost.inc();
+    warn!(client, topic, "a will is lost: {why}");
 }

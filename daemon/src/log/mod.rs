@@ -428,6 +428,19 @@ impl Log {
         self.shared.releasable(before, mark)
     }
 
+    /// The first LSN of the newest segments that take up no more than `bytes`; the next LSN where the
+    /// newest alone is larger.
+    pub fn newest_within(&self, bytes: u64) -> Lsn {
+        let table = self.shared.table();
+        let mut room = bytes;
+        let mut oldest = self.shared.committed() + 1;
+        for segment in table.0.iter().rev() {
+            let Some(left) = room.checked_sub(segment.len()) else { break };
+            (room, oldest) = (left, segment.header.first);
+        }
+        oldest
+    }
+
     /// What it holds now.
     pub fn usage(&self) -> Usage {
         let table = self.shared.table();

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::clock::Clock;
 use crate::log::{Append, Chunk, FileSystem, Options, Read};
-use crate::state::retention::Retention;
+use crate::state::retention::{Retention, SessionBacklog};
 
 /// The log, the state and the services in one directory.
 struct Site {
@@ -172,6 +172,7 @@ async fn checkpoint_and_log_bring_back_what_the_database_had_after_the_log_was_f
     let retention = Retention {
         log: log.clone(),
         state: state.clone(),
+        sessions: SessionBacklog::default(),
         sinks: vec!["cloud".into()],
         max_size: 256 << 10,
         retain: Duration::ZERO,
@@ -244,6 +245,7 @@ async fn a_full_log_and_a_service_that_is_catching_up_do_not_wait_for_each_other
     let retention = Retention {
         log: site.services.log.clone(),
         state: site.services.state.clone(),
+        sessions: SessionBacklog::default(),
         sinks: vec!["cloud".into()],
         max_size: 256 << 10,
         retain: Duration::ZERO,

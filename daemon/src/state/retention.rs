@@ -1,7 +1,8 @@
 //! Frees the log: a task that says up to where nobody needs it any more.
 //!
-//! Events go when every sink's cursor and every read model has passed them, `log.retain` is over, and
-//! a checkpoint of the state that covers them is on disk. `log.retain` gives way once the log is
+//! Events go when every sink's cursor, every session and every read model has passed them, `log.retain`
+//! is over, and a checkpoint of the state that covers them is on disk. Sessions keep no more than
+//! `limits.max-session-backlog`. `log.retain` gives way once the log is
 //! three quarters full: what everybody has is not worth refusing what nobody has.
 //!
 //! A checkpoint wears the flash, so events that could go stay until an eighth of `log.max-size` has
@@ -15,6 +16,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidegate_event::Lsn;
@@ -43,10 +45,21 @@ pub struct Retention {
     pub state: State,
     /// The names of the sinks; one that has no cursor yet needs everything.
     pub sinks: Vec<String>,
+    /// What sessions have not read yet.
+    pub sessions: SessionBacklog,
     /// `log.max-size`, in bytes.
     pub max_size: u64,
     /// `log.retain`: counted from the start for events that are older than that.
     pub retain: Duration,
+}
+
+/// What sessions have not read yet.
+#[derive(Debug, Default)]
+pub struct SessionBacklog {
+    /// The first event that one of them needs.
+    pub from: Arc<AtomicU64>,
+    /// Bytes of the log that are kept for them (`limits.max-session-backlog`).
+    pub max_bytes: u64,
 }
 
 /// What there is to do now.
@@ -63,7 +76,7 @@ enum Action {
 struct View<F> {
     usage: Usage,
     max_size: u64,
-    /// The next LSN that some sink needs.
+    /// The next LSN that some sink needs, or a session.
     sinks: Lsn,
     /// The next LSN that some read model needs.
     models: Lsn,
@@ -161,11 +174,14 @@ impl Retention {
         let cursors = self.state.cursors();
         let newest = usage.last.saturating_add(1);
         let models = self.state.applied();
+        // Behind that: what the models have passed, it has seen.
+        let oldest = self.log.newest_within(self.sessions.max_bytes);
+        let sessions = self.sessions.from.load(Ordering::Acquire).max(oldest);
         let sinks = self.sinks.iter().map(|name| cursors.get(name).unwrap_or_default());
         View {
             usage,
             max_size: self.max_size,
-            sinks: sinks.min().unwrap_or(newest).min(newest),
+            sinks: sinks.min().unwrap_or(newest).min(newest).min(sessions),
             models: models.lsn.saturating_add(1).min(newest),
             retained: marks.protected(Instant::now(), usage.last),
             since_release,

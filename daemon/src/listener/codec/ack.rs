@@ -1,6 +1,6 @@
 //! PUBACK, PUBREC, PUBREL, PUBCOMP; PINGRESP, DISCONNECT.
 
-use super::input::id;
+use super::input::{Value, id};
 use super::{Bad, Frame, Input, Kind, Reason, Version};
 
 /// A PUBACK, PUBREC, PUBREL or PUBCOMP.
@@ -76,6 +76,8 @@ pub(in crate::listener) fn write_pingresp(out: &mut Vec<u8>) {
 pub(in crate::listener) struct Disconnect {
     /// Whether the will is to be published all the same (`[MQTT-3.14.4-3]`).
     pub(in crate::listener) with_will: bool,
+    /// Seconds that the session is to outlast the connection, instead of what CONNECT said.
+    pub(in crate::listener) session_expiry: Option<u32>,
 }
 
 impl Disconnect {
@@ -84,6 +86,7 @@ impl Disconnect {
     pub(in crate::listener) fn read(frame: &Frame<'_>, version: Version) -> Result<Self, Bad> {
         let mut input = Input(frame.body);
         let mut code = 0;
+        let mut session_expiry = None;
         if version == Version::V5 && !input.is_empty() {
             code = input.byte()?;
             if !may_say(frame.kind, code) {
@@ -91,11 +94,16 @@ impl Disconnect {
             }
             if !input.is_empty() {
                 let allowed = [id::SESSION_EXPIRY, id::REASON_STRING, id::USER];
-                input.properties(&allowed, |_, _| Ok(()))?;
+                input.properties(&allowed, |_, value| {
+                    if let Value::Number(seconds) = value {
+                        session_expiry = Some(seconds);
+                    }
+                    Ok(())
+                })?;
             }
         }
         input.end()?;
-        Ok(Self { with_will: code != 0 })
+        Ok(Self { with_will: code != 0, session_expiry })
     }
 }
 

@@ -24,6 +24,8 @@ pub(in crate::listener) struct Connect {
     pub(in crate::listener) clean: bool,
     /// Seconds; 0 means none.
     pub(in crate::listener) keep_alive: u16,
+    /// Seconds that the session is to outlast the connection; [`u32::MAX`] is never-ending.
+    pub(in crate::listener) session_expiry: u32,
     pub(in crate::listener) will: Option<Will>,
     pub(in crate::listener) credentials: Credentials,
     /// How many QoS 1 and 2 deliveries it takes at once.
@@ -37,6 +39,8 @@ pub(in crate::listener) struct Connect {
 /// What is to be published when a client is gone without a DISCONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::listener) struct Will {
+    /// Seconds until it is published; the session's end comes before.
+    pub(in crate::listener) delay: u32,
     /// UTF-8, and nothing more is known of it.
     pub(in crate::listener) topic: String,
     pub(in crate::listener) qos: Qos,
@@ -67,6 +71,7 @@ pub(in crate::listener) fn connect(frame: &Frame<'_>) -> Result<Connect, Refused
         bridge,
         clean: false,
         keep_alive: 0,
+        session_expiry: 0,
         will: None,
         credentials: Credentials::default(),
         receive_maximum: u16::MAX,
@@ -114,6 +119,9 @@ fn read(input: &mut Input<'_>, connect: &mut Connect) -> Result<(), Bad> {
     connect.keep_alive = input.two()?;
     if connect.version == Version::V5 {
         read_properties(input, connect)?;
+    } else if !connect.clean {
+        // 3.1.1 has sessions that end with the connection, and sessions that do not end.
+        connect.session_expiry = u32::MAX;
     }
     input.text()?.clone_into(&mut connect.client_id);
     if will {
@@ -145,6 +153,7 @@ fn read_properties(input: &mut Input<'_>, connect: &mut Connect) -> Result<(), B
             (id::RECEIVE_MAXIMUM | id::MAXIMUM_PACKET_SIZE, Value::Number(0)) => {
                 return Err(Bad::protocol("receive maximum or maximum packet size 0"));
             }
+            (id::SESSION_EXPIRY, Value::Number(n)) => connect.session_expiry = n,
             (id::RECEIVE_MAXIMUM, Value::Number(n)) => connect.receive_maximum = n as u16,
             (id::MAXIMUM_PACKET_SIZE, Value::Number(n)) => connect.max_packet_size = n as usize,
             (id::TOPIC_ALIAS_MAXIMUM, Value::Number(n)) => connect.topic_alias_maximum = n as u16,
@@ -161,7 +170,6 @@ fn read_properties(input: &mut Input<'_>, connect: &mut Connect) -> Result<(), B
     })
 }
 
-/// The will delay is over at once: it never outlasts the session, which ends with the connection.
 fn read_will(input: &mut Input<'_>, version: Version, qos: Qos, retain: bool) -> Result<Will, Bad> {
     const ALLOWED: [u8; 7] = [
         id::WILL_DELAY,
@@ -173,14 +181,17 @@ fn read_will(input: &mut Input<'_>, version: Version, qos: Qos, retain: bool) ->
         id::USER,
     ];
     let mut properties = Vec::new();
+    let mut delay = 0;
     if version == Version::V5 {
         input.properties(&ALLOWED, |identifier, value| {
-            if let Some(property) = message_property(identifier, value)? {
+            if let (id::WILL_DELAY, Value::Number(seconds)) = (identifier, &value) {
+                delay = *seconds;
+            } else if let Some(property) = message_property(identifier, value)? {
                 property.write(&mut properties);
             }
             Ok(())
         })?;
     }
     let topic = input.text()?.to_owned();
-    Ok(Will { topic, qos, retain, properties, payload: input.data()?.to_vec() })
+    Ok(Will { delay, topic, qos, retain, properties, payload: input.data()?.to_vec() })
 }

@@ -47,6 +47,9 @@ pub(in crate::listener) struct Unsubscribe {
 /// What an MQTT 5 client is told in its CONNACK.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::listener) struct Accepted {
+    pub(in crate::listener) session_present: bool,
+    /// In seconds.
+    pub(in crate::listener) session_expiry: u32,
     pub(in crate::listener) receive_maximum: u16,
     pub(in crate::listener) max_packet_size: u32,
     pub(in crate::listener) assigned_client_id: Option<String>,
@@ -157,10 +160,10 @@ pub(in crate::listener) fn unsubscribe(
 
 /// Appends the CONNACK of a client that is let in.
 pub(in crate::listener) fn write_accepted(accepted: Accepted, version: Version, out: &mut Vec<u8>) {
-    let connack = mqtt::ConnAck { session_present: false, code: mqtt::ConnectReturnCode::Success };
+    let Accepted { session_present, .. } = accepted;
+    let connack = mqtt::ConnAck { session_present, code: mqtt::ConnectReturnCode::Success };
     let properties = mqtt::ConnAckProperties {
-        // Sessions end with their connection.
-        session_expiry_interval: Some(0),
+        session_expiry_interval: Some(accepted.session_expiry),
         receive_max: Some(accepted.receive_maximum),
         max_packet_size: Some(accepted.max_packet_size),
         assigned_client_identifier: accepted.assigned_client_id,
@@ -183,7 +186,11 @@ pub(in crate::listener) fn write_refused(reason: Reason, version: Version, out: 
         (_, Reason::NotAuthorized) => Code::NotAuthorized,
         (
             Version::V4,
-            Reason::ShuttingDown | Reason::ServerBusy | Reason::ConnectionRateExceeded,
+            Reason::ShuttingDown
+            | Reason::ServerUnavailable
+            | Reason::ServerBusy
+            | Reason::QuotaExceeded
+            | Reason::ConnectionRateExceeded,
         ) => Code::ServiceUnavailable,
         (Version::V4, _) => return,
         (_, Reason::UnsupportedVersion) => Code::UnsupportedProtocolVersion,
@@ -195,7 +202,7 @@ pub(in crate::listener) fn write_refused(reason: Reason, version: Version, out: 
         (_, Reason::PacketTooLarge) => Code::PacketTooLarge,
         (_, Reason::QuotaExceeded) => Code::QuotaExceeded,
         (_, Reason::ServerBusy) => Code::ServerBusy,
-        (_, Reason::ShuttingDown) => Code::ServerUnavailable,
+        (_, Reason::ShuttingDown | Reason::ServerUnavailable) => Code::ServerUnavailable,
         (_, Reason::ConnectionRateExceeded) => Code::ConnectionRateExceeded,
         _ => Code::UnspecifiedError,
     };

@@ -13,6 +13,7 @@ pub(in crate::listener) enum Reason {
     ClientIdInvalid = 0x85,
     BadLogin = 0x86,
     NotAuthorized = 0x87,
+    ServerUnavailable = 0x88,
     ServerBusy = 0x89,
     ShuttingDown = 0x8b,
     BadAuthenticationMethod = 0x8c,

@@ -26,7 +26,7 @@ fn delivery(qos: Qos, list: &[u8], payload: &[u8]) -> Delivery {
         properties: Properties::new(list),
         payload,
     });
-    Delivery { event, qos, retain: true, identifiers: vec![] }
+    Delivery { event, lsn: None, qos, retain: true, identifiers: vec![] }
 }
 
 #[test]

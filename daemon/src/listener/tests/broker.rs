@@ -16,7 +16,7 @@ use super::disk::{Disk, Hung};
 use crate::bus::{self, BusHandle};
 use crate::clock::Clock;
 use crate::gate::{Gate, Peer};
-use crate::listener::{Listener, Metrics, Shared, Transport, connect};
+use crate::listener::{Listener, Metrics, Parts, Sessions, Shared, Transport, connect};
 use crate::log::{Log, Options};
 use crate::state::State;
 use crate::supervise::{Role, Supervisor};
@@ -53,12 +53,22 @@ impl Broker {
         let supervisor = Supervisor::new();
         let bus_metrics = bus::Metrics::default();
         let tree = state.tree(bus::TREE).unwrap();
-        let bus =
-            BusHandle::start(Arc::clone(&log), tree, &limits, bus_metrics.clone(), &supervisor)
-                .unwrap();
+        let (bus, prepared) =
+            BusHandle::prepare(Arc::clone(&log), tree, &limits, bus_metrics.clone()).unwrap();
         let gate = Arc::new(Gate::new(Arc::clone(&log), &limits, Clock::new()));
         let metrics = Metrics::default();
-        let shared = Shared::new(gate, bus, limits, metrics.clone(), supervisor.clone());
+        let parts = Parts {
+            log: &log,
+            gate: &gate,
+            bus: &bus,
+            state: &state,
+            limits: &limits,
+            metrics: &metrics,
+        };
+        let sessions = Sessions::restore(&parts).unwrap();
+        prepared.start(sessions.position(), &supervisor);
+        sessions.start(&state, &supervisor);
+        let shared = Shared::new(gate, sessions, limits, metrics.clone(), supervisor.clone());
         let listener =
             Listener::bind("127.0.0.1:0".parse().unwrap(), true, Transport::default()).unwrap();
         let address = listener.local_addr().unwrap();

@@ -177,7 +177,7 @@ async fn an_mqtt_5_client_is_told_the_terms() {
     let connack = client.ask(&connect_with(5, "", 0, &[0x11, 0, 0, 0, 60], &[])).await;
     assert_eq!(&connack[2..4], [0, 0], "no session is present");
     let has = |bytes: &[u8]| connack.windows(bytes.len()).any(|window| window == bytes);
-    assert!(has(&[0x11, 0, 0, 0, 0]), "session expiry interval");
+    assert!(has(&[0x11, 0, 0, 0, 60]), "session expiry interval");
     assert!(has(&[0x21, 1, 2]), "receive maximum");
     assert!(has(&[0x27, 0, 1, 2, 3]), "maximum packet size");
     assert!(has(&[0x22, 0, 32]), "topic alias maximum");
