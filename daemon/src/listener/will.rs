@@ -4,7 +4,7 @@ use tidegate_event::Draft;
 use tidegate_event::record::Properties;
 use tracing::warn;
 
-use super::codec::{Bad, Connect, Refused, Will};
+use super::codec::{Bad, Connect, Reason, Refused, Version, Will};
 use super::{Metrics, Shared};
 use crate::gate::Rights;
 use crate::log::Append;
@@ -29,6 +29,13 @@ pub(super) fn check(
     shared: &Shared,
 ) -> Result<(), Refused> {
     let Some(will) = &connect.will else { return Ok(()) };
+    if will.retain && shared.limits.max_retained == 0 && connect.version == Version::V5 {
+        let bad = Bad(
+            Reason::RetainNotSupported,
+            "retained will, which limits.max-retained = 0 rules out",
+        );
+        return Err(Refused::With(connect.version, bad));
+    }
     shared.gate.check(rights, &will.draft()).map_err(|denied| {
         shared.metrics.denied(denied.label());
         let bad = Bad(denied.into(), "will with a topic that may not be published to");

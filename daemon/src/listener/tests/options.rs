@@ -134,6 +134,10 @@ async fn a_gateway_that_retains_nothing_says_so() {
     let connack = client.ask(&connect(5, "c")).await;
     assert!(connack.windows(2).any(|window| window == [0x25, 0]), "{connack:?}");
     assert_eq!(client.ask(&publish(5, RETAIN, 0, "a", b"x")).await, [0xe0, 1, 0x9a]);
+    let will = [vec![0], text("a"), text("x")].concat();
+    let mut client = broker.dial().await;
+    let connack = client.ask(&connect_with(5, "c", 0x26, &[], &will)).await;
+    assert_eq!(connack, [0x20, 3, 0, 0x9a, 0]);
     let mut four = broker.client_4("four").await;
     assert_eq!(four.ask(&publish(4, QOS_1 | RETAIN, 1, "a", b"x")).await, [0x40, 2, 0, 1]);
     broker.stop().await;

@@ -277,3 +277,19 @@ async fn a_filter_named_thousands_of_times_is_one_subscription() {
     assert!(unsuback.ends_with(&[&[0][..], &vec![0x11; TIMES - 1]].concat()));
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn what_was_sent_before_an_unsubscribe_is_completed() {
+    let broker = Broker::start().await;
+    let mut client = broker.client_5("c").await;
+    client.subscribe(5, "a", 2).await;
+    let mut publisher = broker.client_4("p").await;
+    publisher.ask(&publish(4, 4, 1, "a", b"x")).await;
+    assert_eq!(client.packet().await, publish(5, 4, 1, "a", b"x"));
+    let body = [&[0, 3, 0][..], &text("a")].concat();
+    assert_eq!(client.ask(&packet(0xa2, &body)).await, [0xb0, 4, 0, 3, 0, 0]);
+    assert_eq!(client.ask(&[0x50, 2, 0, 1]).await, [0x62, 2, 0, 1]);
+    client.send(&[0x70, 2, 0, 1]).await;
+    client.expect_quiet().await;
+    broker.stop().await;
+}
