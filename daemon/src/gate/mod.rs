@@ -56,7 +56,7 @@ pub enum Denied {
     /// The client's rights do not go that far.
     #[error("the client may not publish to the topic")]
     NotAuthorized,
-    /// `$SYS` and `$share`: see [`is_reserved`].
+    /// `$SYS` and `$share`: they are reserved.
     #[error("the topic begins with $SYS or $share, which clients may not publish to")]
     TopicReserved,
     /// `limits.max-topic-length`.

@@ -1,4 +1,4 @@
-//! Bytes in: MQTT 3.1.1 and 5.0 over TCP, TLS and WebSocket, one task a connection; and HTTP ([`http`]).
+//! Bytes in: MQTT 3.1.1 and 5.0 over TCP, TLS and WebSocket, one task a connection; and HTTP (`http`).
 //!
 //! ```text
 //! accept ─▶ transport (TLS, WebSocket) ─▶ connect (CONNECT → CONNACK) ─▶ connection ─┬─ inbound   PUBLISH → gate → commit → PUBACK
@@ -15,7 +15,7 @@
 //!   it is not thrown out meanwhile: its PINGREQs are answered, and its end is seen.
 //! - A client that takes nothing of what waits for it for `limits.send-timeout` is let go.
 //! - A session outlasts its connection where the client asks for it, and the daemon too
-//!   ([`sessions`]).
+//!   (`sessions`).
 //! - There are no shared subscriptions (0x9E) and authentication methods (0x8C) yet. `$SYS` and
 //!   `$share` are not open to publishers (0x90), but for the state of a mosquitto bridge; other topics
 //!   that begin with `$` are, and no wildcard in front matches them.

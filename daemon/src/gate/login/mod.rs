@@ -10,7 +10,7 @@
 //! most `auth.max-verifying` at once; the addresses take turns, each by its own line, so that a flood
 //! from one delays the others by no more than one verification. Who was verified is remembered by a
 //! keyed hash, and failures cost the address a penalty, during which it is refused unseen
-//! ([`failures`]).
+//! (`failures`).
 
 mod failures;
 mod generations;
