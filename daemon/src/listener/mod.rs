@@ -29,6 +29,8 @@ mod aliases;
 mod codec;
 mod connect;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod http;
 mod inbound;
 mod keeping;

@@ -20,6 +20,8 @@ pub(super) use control::{
     Accepted, Subscribe, SubscribeFilter, Unsubscribe, subscribe, unsubscribe, write_accepted,
     write_refused, write_suback, write_unsuback,
 };
+#[cfg(any(test, fuzzing))]
+pub(super) use publish::varint_len;
 pub(super) use publish::{Publish, PublishWriter};
 pub(super) use reason::{Bad, Reason};
 

@@ -236,7 +236,7 @@ impl PublishWriter {
 }
 
 /// Bytes of a variable byte integer.
-pub(super) fn varint_len(value: usize) -> usize {
+pub(in crate::listener) fn varint_len(value: usize) -> usize {
     match value {
         0..0x80 => 1,
         0x80..0x4000 => 2,
