@@ -44,7 +44,7 @@ fn line(text: &str) -> String {
 /// Sends a message to whoever started the daemon. Answers whether anybody asked for it.
 #[cfg(feature = "systemd")]
 pub(super) fn send(message: &Message) -> io::Result<bool> {
-    systemd::daemon::notify(message.assignments().iter())
+    Ok(systemd::daemon::notify(message.assignments().iter())?)
 }
 
 /// Sends a message to whoever started the daemon. Answers whether anybody asked for it.

@@ -19,6 +19,7 @@ use serde::Serialize;
 use tidegate_config::alert::{Comparison, Condition};
 use tidegate_event::percent::encode_segment;
 use tidegate_event::{Lsn, Property, Qos, time};
+use tracing::{info, warn};
 
 use crate::Emitted;
 
@@ -67,7 +68,18 @@ struct Payload<'a> {
 }
 
 impl Notice<'_> {
+    /// One line for the operator, with the fields that the journal is filtered by.
+    fn tell(&self) {
+        let Self { alert, device, severity, state, topic, value, .. } = *self;
+        if severity == "critical" {
+            warn!(alert, device, severity, topic, value, "alert {alert} of {device} {state}");
+        } else {
+            info!(alert, device, severity, topic, value, "alert {alert} of {device} {state}");
+        }
+    }
+
     pub(super) fn to_event(self) -> Emitted {
+        self.tell();
         let at = rfc3339(self.at);
         let payload = Payload {
             alert: self.alert,
