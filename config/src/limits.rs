@@ -29,10 +29,10 @@ pub struct Limits {
     /// Publishes of one client that are not yet acknowledged; the connection is not read while it
     /// has more (MQTT 5: receive maximum). 1 to 65535; default 1024.
     pub max_inflight: u16,
-    /// Events a second that one connection is read at, after a burst of as many; a client that sends
-    /// more is made to wait. 1 to 1,000,000,000; default: no limit.
+    /// Events a second that are taken from one client, after a burst of as many; one that sends more
+    /// is made to wait. 1 to 1,000,000,000; default: no limit.
     pub max_events_per_second: Option<u64>,
-    /// Bytes a second that one connection is read at, likewise. 1 KiB to 1 TiB; default: no limit.
+    /// Bytes of PUBLISH packets a second, likewise. 1 KiB to 1 TiB; default: no limit.
     pub max_bytes_per_second: Option<ByteSize>,
     /// From accept to a complete CONNECT, TLS and WebSocket handshakes included; then the connection is closed. 100 ms to 5 min; default
     /// 10 s.

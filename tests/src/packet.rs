@@ -43,12 +43,21 @@ pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
 
 /// A clean CONNECT, keep-alive 60 s.
 pub fn connect(version: Version, client_id: &str) -> Vec<u8> {
+    login(version, client_id, None)
+}
+
+/// The same, with a user name and password.
+pub fn login(version: Version, client_id: &str, login: Option<(&str, &str)>) -> Vec<u8> {
     let mut body = text("MQTT");
-    body.extend([version as u8, 0x02, 0, 60]);
+    body.extend([version as u8, if login.is_some() { 0xc2 } else { 0x02 }, 0, 60]);
     if version == Version::V5 {
         body.push(0);
     }
     body.extend(text(client_id));
+    if let Some((user, password)) = login {
+        body.extend(text(user));
+        body.extend(text(password));
+    }
     packet(CONNECT, &body)
 }
 

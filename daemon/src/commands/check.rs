@@ -7,13 +7,14 @@ use std::path::Path;
 use tidegate_config::{Config, MAX_LEN, Problem, locate};
 
 use super::failure::Failure;
+use crate::gate::login::{Logins, LoginsError};
 use crate::listener::Tls;
 
 /// Reads a configuration; `run` and `check` refuse the same things.
 ///
 /// # Errors
 /// [`Failure::EX_NOINPUT`] if the file cannot be read, [`Failure::EX_CONFIG`] with a line for each
-/// problem in it, and in the certificates that it names.
+/// problem in it, and in the certificates, passwords and keys that it names.
 pub fn load(path: &Path) -> Result<Config, Failure> {
     let file = path.display().to_string();
     let bytes = read_bounded(path)
@@ -31,7 +32,8 @@ pub fn load(path: &Path) -> Result<Config, Failure> {
     })?;
     let config = Config::from_toml(&text, &file)
         .map_err(|problems| Failure::new(Failure::EX_CONFIG, problems.to_string()))?;
-    let problems = certificates(&config, &text, &file);
+    let mut problems = certificates(&config, &text, &file);
+    problems.extend(logins(&config, &text, &file));
     if problems.is_empty() {
         return Ok(config);
     }
@@ -55,6 +57,22 @@ fn certificates(config: &Config, text: &str, file: &str) -> Vec<Problem> {
         })
     });
     unusable.collect()
+}
+
+/// What is wrong with the files of `[auth]`.
+fn logins(config: &Config, text: &str, file: &str) -> Option<Problem> {
+    let problem = Logins::load(&config.auth).err()?;
+    let key = match &problem {
+        LoginsError::Passwords(_) => "auth.password-file",
+        LoginsError::Key(_) => "auth.jwt.key-file",
+    };
+    Some(Problem {
+        file: file.to_owned(),
+        position: locate(text, key),
+        key: key.to_owned(),
+        what: problem.to_string(),
+        expected: String::new(),
+    })
 }
 
 /// Reads one byte more than a configuration may have at most: enough to find it too large.

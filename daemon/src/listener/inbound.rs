@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::aliases::Aliases;
 use super::codec::{Bad, Frame, Kind, Publish, Reason, Version, write_ack};
+use super::pace::Pace;
 use super::session::{self, Session};
 use super::{End, Metrics};
 use crate::gate::{Denied, Gate, Rights};
@@ -46,6 +47,7 @@ pub(super) struct Inbound {
     /// Whether the session outlasts the connection: then a QoS 2 event carries its packet id, so that
     /// what is stored and what is known of it never differ.
     kept: bool,
+    pace: Pace,
     block: Option<BlockBuilder>,
     properties: Vec<u8>,
     /// The same and a packet id.
@@ -117,6 +119,7 @@ impl Inbound {
             aliases: Aliases::new(limits.max_topic_aliases, limits.max_topic_length),
             retains: limits.max_retained > 0,
             kept,
+            pace: Pace::new(limits),
             block: None,
             properties: Vec::new(),
             extended: Vec::new(),
@@ -137,6 +140,7 @@ impl Inbound {
         let (count, bytes) =
             self.block.as_ref().map_or((0, 0), |block| (block.count() as usize, block.len()));
         self.room.is_some()
+            || self.pace.is_spent()
             || self.waiting_events + count.max(self.acks.len()) >= self.max_waiting
             || self.waiting_bytes + bytes >= MAX_WAITING_BYTES
     }
@@ -178,6 +182,9 @@ impl Inbound {
         if publish.retain && !self.retains && self.version == Version::V5 {
             let what = "RETAIN, which limits.max-retained = 0 rules out";
             return Err(Bad(Reason::RetainNotSupported, what).into());
+        }
+        if self.pace.spend(frame.whole.len()) {
+            self.metrics.paced.inc();
         }
         match session.publish(qos, id)? {
             session::Inbound::Store => {}
@@ -329,7 +336,7 @@ impl Inbound {
         session: &mut Session,
         out: &mut Vec<u8>,
     ) -> Poll<Result<(), End>> {
-        let mut progress = false;
+        let mut progress = self.pace.poll(context).is_ready();
         if let Some(room) = &mut self.room
             && let Poll::Ready(there_is) = room.as_mut().poll(context)
         {

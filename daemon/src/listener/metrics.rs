@@ -44,6 +44,8 @@ pub struct Metrics {
     pub refused: Counter,
     /// QoS 0 events that are lost because the log had no room or the disk took no writes.
     pub dropped: Counter,
+    /// Times that a client had to wait because of its rate limits.
+    pub paced: Counter,
     /// Wills that could not be published.
     pub wills_lost: Counter,
     /// Those of HTTP alone.
@@ -168,6 +170,12 @@ impl Metrics {
             "QoS 0 events lost because the log had no room or the disk took no writes",
             &self.dropped,
         );
+        counter(
+            "tidegate_clients_paced",
+            "Times that a client had to wait because of limits.max-events-per-second or \
+             limits.max-bytes-per-second",
+            &self.paced,
+        );
         counter("tidegate_wills_lost", "Wills that could not be published", &self.wills_lost);
         registry.register(
             "tidegate_sessions",
@@ -229,6 +237,7 @@ impl Default for Metrics {
             acks: Counter::default(),
             refused: Counter::default(),
             dropped: Counter::default(),
+            paced: Counter::default(),
             wills_lost: Counter::default(),
             http: super::http::Metrics::default(),
             connections_refused: Family::default(),

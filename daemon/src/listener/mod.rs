@@ -36,6 +36,7 @@ mod inbound;
 mod keeping;
 mod metrics;
 mod outbound;
+mod pace;
 mod places;
 mod session;
 mod sessions;

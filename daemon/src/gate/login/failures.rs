@@ -1,7 +1,7 @@
 //! What failed logins cost: their address has to wait, longer each time.
 //!
-//! Failures are counted for each user name that an address tries, so that one device with a wrong
-//! password does not lock out what else is behind the same address; and, with ten times the patience,
+//! Failures are counted for each name that an address tries, a user's or a token, so that one device
+//! with a wrong password does not lock out what else is behind the same address; and, with ten times the patience,
 //! for the address itself, so that trying many names does not help. Pure: the time is told.
 
 use std::hash::{BuildHasher, RandomState};
@@ -47,24 +47,29 @@ impl Failures {
         }
     }
 
-    fn keys(&self, address: IpAddr, user: &str) -> [(Key, u32); 2] {
+    fn keys(&self, address: IpAddr, name: &[u8]) -> [(Key, u32); 2] {
         let network = network(address);
-        let name = self.names.hash_one(user);
-        [((network, Some(name)), self.max), ((network, None), self.max * NAMES)]
+        let hash = self.names.hash_one(name);
+        [((network, Some(hash)), self.max), ((network, None), self.max * NAMES)]
     }
 
-    /// Whether a login of `user` from `address` is refused unseen.
-    pub(super) fn refuses(&mut self, address: IpAddr, user: &str, now: Instant) -> bool {
-        self.keys(address, user).iter().any(|(key, _)| {
+    /// Whether a login with `name` from `address` is refused unseen.
+    pub(super) fn refuses(&mut self, address: IpAddr, name: &[u8], now: Instant) -> bool {
+        self.keys(address, name).iter().any(|(key, _)| {
             let entry = self.entries.get(key);
             entry.and_then(|entry| entry.until).is_some_and(|until| now < until)
         })
     }
 
     /// A login failed. Answers with the penalty, where one begins.
-    pub(super) fn failed(&mut self, address: IpAddr, user: &str, now: Instant) -> Option<Duration> {
+    pub(super) fn failed(
+        &mut self,
+        address: IpAddr,
+        name: &[u8],
+        now: Instant,
+    ) -> Option<Duration> {
         let mut begins = None;
-        for (key, max) in self.keys(address, user) {
+        for (key, max) in self.keys(address, name) {
             if self.entries.get(&key).is_none() {
                 self.entries.insert(key, Entry { count: 0, last: now, until: None });
             }
@@ -84,9 +89,9 @@ impl Failures {
         begins
     }
 
-    /// A login was right: what its user name failed with before is forgotten.
-    pub(super) fn succeeded(&mut self, address: IpAddr, user: &str) {
-        let [(key, _), _] = self.keys(address, user);
+    /// A login was right: what its name failed with before is forgotten.
+    pub(super) fn succeeded(&mut self, address: IpAddr, name: &[u8]) {
+        let [(key, _), _] = self.keys(address, name);
         self.entries.remove(&key);
     }
 }
@@ -120,14 +125,14 @@ mod tests {
     fn the_penalty_begins_after_some_failures_doubles_and_has_an_end() {
         let (mut failures, mut now) = failures();
         for _ in 0..4 {
-            assert_eq!(failures.failed(address(1), "pump", now), None);
-            assert!(!failures.refuses(address(1), "pump", now));
+            assert_eq!(failures.failed(address(1), b"pump", now), None);
+            assert!(!failures.refuses(address(1), b"pump", now));
         }
         let mut penalties = Vec::new();
         for _ in 0..12 {
-            let penalty = failures.failed(address(1), "pump", now).unwrap();
-            assert!(failures.refuses(address(1), "pump", now + penalty - SECOND / 2));
-            assert!(!failures.refuses(address(1), "pump", now + penalty));
+            let penalty = failures.failed(address(1), b"pump", now).unwrap();
+            assert!(failures.refuses(address(1), b"pump", now + penalty - SECOND / 2));
+            assert!(!failures.refuses(address(1), b"pump", now + penalty));
             now += penalty;
             penalties.push(penalty.as_secs());
             if penalty == 300 * SECOND {
@@ -136,29 +141,30 @@ mod tests {
         }
         assert_eq!(penalties, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
         now += 301 * SECOND;
-        assert_eq!(failures.failed(address(1), "pump", now), None, "all was forgotten");
+        assert_eq!(failures.failed(address(1), b"pump", now), None, "all was forgotten");
     }
 
     #[test]
     fn one_wrong_device_does_not_lock_out_its_neighbours() {
         let (mut failures, now) = failures();
         for _ in 0..9 {
-            failures.failed(address(1), "pump", now);
+            failures.failed(address(1), b"pump", now);
         }
-        assert!(failures.refuses(address(1), "pump", now));
-        assert!(!failures.refuses(address(1), "boiler", now), "another user name");
-        assert!(!failures.refuses(address(2), "pump", now), "another address");
-        failures.succeeded(address(1), "pump");
-        assert!(!failures.refuses(address(1), "pump", now));
+        assert!(failures.refuses(address(1), b"pump", now));
+        assert!(!failures.refuses(address(1), b"boiler", now), "another user name");
+        assert!(!failures.refuses(address(2), b"pump", now), "another address");
+        failures.succeeded(address(1), b"pump");
+        assert!(!failures.refuses(address(1), b"pump", now));
     }
 
     #[test]
     fn trying_many_names_does_not_help() {
         let (mut failures, now) = failures();
-        let locked = (0..100).find(|n| failures.failed(address(1), &n.to_string(), now).is_some());
+        let locked =
+            (0..100).find(|n| failures.failed(address(1), n.to_string().as_bytes(), now).is_some());
         assert_eq!(locked, Some(49));
-        assert!(failures.refuses(address(1), "boiler", now));
-        assert!(!failures.refuses(address(2), "boiler", now));
+        assert!(failures.refuses(address(1), b"boiler", now));
+        assert!(!failures.refuses(address(2), b"boiler", now));
     }
 
     #[test]
@@ -166,9 +172,9 @@ mod tests {
         let (mut failures, now) = failures();
         let host = |n: u16| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 7, 0, 0, 0, n));
         for n in 0..5 {
-            failures.failed(host(n), "pump", now);
+            failures.failed(host(n), b"pump", now);
         }
-        assert!(failures.refuses(host(99), "pump", now));
+        assert!(failures.refuses(host(99), b"pump", now));
         assert_eq!(network("::ffff:192.0.2.1".parse().unwrap()), address(1));
     }
 }

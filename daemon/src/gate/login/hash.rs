@@ -8,7 +8,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -41,6 +41,11 @@ enum Sort {
     Pbkdf2 { iterations: NonZeroU32 },
     Sha512,
 }
+
+/// What passwords are verified in, one after the other: with memory of its own for each, allocated by
+/// one thread or the next, the allocator would keep as much for every thread.
+#[derive(Default)]
+pub(super) struct Memory(Vec<Block>);
 
 /// Why a text is no hashed password. It does not hold the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -114,7 +119,7 @@ impl Hash {
             salt: salt.into(),
             hash: [0; NEW_HASH].into(),
         };
-        let hash = new.compute(password).ok_or(HashError::TooCostly)?;
+        let hash = new.compute(password, &mut Memory::default()).ok_or(HashError::TooCostly)?;
         let (salt, hash) = (STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(hash));
         Ok(format!("$argon2id$v=19$m={memory},t={passes},p={lanes}${salt}${hash}"))
     }
@@ -140,8 +145,8 @@ impl Hash {
     }
 
     /// Whether this is the password. It takes as long as the entry asks for: not for a thread of the
-    /// runtime.
-    pub(super) fn verify(&self, password: &[u8]) -> bool {
+    /// runtime. `memory` is what it is computed in, and grows to what the entry asks for.
+    pub(super) fn verify(&self, password: &[u8], memory: &mut Memory) -> bool {
         match self.sort {
             Sort::Pbkdf2 { iterations } => pbkdf2::verify(
                 pbkdf2::PBKDF2_HMAC_SHA512,
@@ -152,16 +157,23 @@ impl Hash {
             )
             .is_ok(),
             Sort::Argon2id { .. } | Sort::Sha512 => {
-                self.compute(password).is_some_and(|hash| equal(&hash, &self.hash))
+                self.compute(password, memory).is_some_and(|hash| equal(&hash, &self.hash))
             }
         }
     }
 
-    fn compute(&self, password: &[u8]) -> Option<Vec<u8>> {
+    fn compute(&self, password: &[u8], memory: &mut Memory) -> Option<Vec<u8>> {
         match self.sort {
             Sort::Argon2id { .. } => {
                 let mut out = vec![0; self.hash.len()];
-                self.argon2()?.hash_password_into(password, &self.salt, &mut out).ok()?;
+                let (argon2, memory) = (self.argon2()?, &mut memory.0);
+                let blocks = argon2.params().block_count();
+                if memory.len() < blocks {
+                    memory.resize(blocks, Block::default());
+                }
+                argon2
+                    .hash_password_into_with_memory(password, &self.salt, &mut out, memory)
+                    .ok()?;
                 Some(out)
             }
             Sort::Sha512 => {
@@ -200,6 +212,21 @@ fn equal(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && std::hint::black_box(differ) == 0
 }
 
+impl Memory {
+    /// Gives it back if it is larger than entries usually ask for.
+    pub(super) fn shrink(&mut self) {
+        if self.0.len() > NEW.0 as usize {
+            self.0 = Vec::new();
+        }
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Memory({} KiB)", self.0.len())
+    }
+}
+
 impl fmt::Debug for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Hash({:?})", self.sort)
@@ -209,6 +236,10 @@ impl fmt::Debug for Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn right(hash: &Hash, password: &[u8]) -> bool {
+        hash.verify(password, &mut Memory::default())
+    }
 
     /// As `mosquitto_passwd` 2.0 wrote it for `hunter2`.
     const SEVEN: &str = "$7$101$s+eq276hYBlh8rFA$jtj5mT4HHOjPCeS1QMB7ZKV6GJPZ3XAtCvy8xGQf\
@@ -220,11 +251,11 @@ mod tests {
         assert!(text.starts_with("$argon2id$v=19$m=7168,t=5,p=1$"), "{text}");
         assert_ne!(text, Hash::create("hunter2".as_bytes()).unwrap(), "each has its own salt");
         let hash = Hash::parse(&text).unwrap();
-        assert!(hash.verify(b"hunter2"));
+        assert!(right(&hash, b"hunter2"));
         for wrong in [&b"hunter3"[..], b"", b"hunter2 ", b"HUNTER2"] {
-            assert!(!hash.verify(wrong));
+            assert!(!right(&hash, wrong));
         }
-        assert!(!Hash::nobody().verify(b"hunter2") && !Hash::nobody().verify(b""));
+        assert!(!right(&Hash::nobody(), b"hunter2") && !right(&Hash::nobody(), b""));
     }
 
     // RFC 9106 gives vectors with a secret only; this is from the reference implementation's tests.
@@ -232,18 +263,18 @@ mod tests {
     fn argon2id_is_the_one_of_everybody_else() {
         let text = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ\
                     $nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
-        assert!(Hash::parse(text).unwrap().verify(b"password"));
+        assert!(right(&Hash::parse(text).unwrap(), b"password"));
     }
 
     #[test]
     fn entries_of_mosquitto_are_verified_as_they_are() {
         let seven = Hash::parse(SEVEN).unwrap();
-        assert!(seven.verify(b"hunter2") && !seven.verify(b"hunter3"));
+        assert!(right(&seven, b"hunter2") && !right(&seven, b"hunter3"));
         let salt = b"0123456789ab";
         let digest = digest::digest(&digest::SHA512, b"hunter20123456789ab");
         let (salt, digest) = (STANDARD.encode(salt), STANDARD.encode(digest));
         let six = Hash::parse(&format!("$6${salt}${digest}")).unwrap();
-        assert!(six.verify(b"hunter2") && !six.verify(b"hunter3"));
+        assert!(right(&six, b"hunter2") && !right(&six, b"hunter3"));
     }
 
     #[test]

@@ -6,17 +6,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::hash::Memory;
+
 /// A line for each address, at the front of which one waits in the line of all addresses. It is as long
 /// as there are connections that wait, which `limits.max-connecting` bounds.
 #[derive(Debug)]
 pub(super) struct Line {
     turns: Arc<Semaphore>,
+    /// Of those whose turn it is not; as many as there are turns.
+    memory: Arc<Mutex<Vec<Memory>>>,
     addresses: Arc<Mutex<HashMap<IpAddr, Arc<Semaphore>>>>,
 }
 
 /// The right to one verification, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
+    /// To verify in.
+    pub(super) memory: Memory,
+    spare: Arc<Mutex<Vec<Memory>>>,
     // In this order: the address's next one must find the line as it is after this one.
     _turn: OwnedSemaphorePermit,
     _front: OwnedSemaphorePermit,
@@ -34,7 +41,11 @@ struct Place {
 impl Line {
     /// `max` verifications at once.
     pub(super) fn new(max: usize) -> Self {
-        Self { turns: Arc::new(Semaphore::new(max)), addresses: Arc::default() }
+        Self {
+            turns: Arc::new(Semaphore::new(max)),
+            memory: Arc::default(),
+            addresses: Arc::default(),
+        }
     }
 
     /// Waits for a turn. None if there are no more turns at all.
@@ -47,7 +58,18 @@ impl Line {
         let place = Place { address, line: Some(Arc::clone(&line)), addresses };
         let front = line.acquire_owned().await.ok()?;
         let turn = Arc::clone(&self.turns).acquire_owned().await.ok()?;
-        Some(Turn { _turn: turn, _front: front, _place: place })
+        let spare = Arc::clone(&self.memory);
+        let memory = spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let memory = memory.unwrap_or_default();
+        Some(Turn { memory, spare, _turn: turn, _front: front, _place: place })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut memory = std::mem::take(&mut self.memory);
+        memory.shrink();
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
     }
 }
 

@@ -192,11 +192,13 @@ impl Authenticator {
     ) -> Result<(Identity, &'static str), Rejected> {
         let user = credentials.username.as_deref().unwrap_or_default();
         let password = credentials.password.as_ref().map_or(&[][..], |secret| secret.expose());
-        let refused = || lock(&self.0.failures).refuses(address, user, Instant::now());
+        let tokens = logins.tokens.as_ref().filter(|_| Tokens::look_like(password));
+        // The user name beside a token says nothing.
+        let name = if tokens.is_some() { password } else { user.as_bytes() };
+        let refused = || lock(&self.0.failures).refuses(address, name, Instant::now());
         if refused() {
             return Err(Rejected::TooManyFailures);
         }
-        let tokens = logins.tokens.as_ref().filter(|_| Tokens::look_like(password));
         let verified = match (tokens, &logins.passwords) {
             (Some(tokens), _) => {
                 tokens.verify(password, SystemTime::now()).map_err(Into::into).map(|claims| {
@@ -212,11 +214,15 @@ impl Authenticator {
             (None, Some(passwords)) => {
                 self.check_password(address, user, password, passwords, refused).await
             }
-            (None, None) => Err(Rejected::BadLogin),
+            (None, None) => {
+                self.failed(address, name);
+                Err(Rejected::BadLogin)
+            }
         };
         match &verified {
-            Ok(_) => lock(&self.0.failures).succeeded(address, user),
-            Err(Rejected::BadLogin | Rejected::BadToken(_)) => self.failed(address, user),
+            Ok(_) => lock(&self.0.failures).succeeded(address, name),
+            Err(Rejected::BadToken(_)) => self.failed(address, name),
+            // A wrong password was counted by whoever found it wrong.
             Err(_) => {}
         }
         verified
@@ -250,10 +256,16 @@ impl Authenticator {
         if refused() {
             return Err(Rejected::TooManyFailures);
         }
+        let (this, user) = (self.clone(), user.to_owned());
         let (hash, password) = (Arc::clone(hash), password.to_vec());
+        let mut turn = turn;
         let verify = move || {
-            let right = hash.verify(&password);
-            // Not before: whoever waits no longer has still its turn.
+            let right = hash.verify(&password, &mut turn.memory);
+            if !right {
+                this.failed(address, user.as_bytes());
+            }
+            // Not before: the next one must see the failure; and whoever no longer waits for the answer
+            // has had its turn all the same.
             drop(turn);
             right
         };
@@ -267,8 +279,8 @@ impl Authenticator {
         }
     }
 
-    fn failed(&self, address: IpAddr, user: &str) {
-        let penalty = lock(&self.0.failures).failed(address, user, Instant::now());
+    fn failed(&self, address: IpAddr, name: &[u8]) {
+        let penalty = lock(&self.0.failures).failed(address, name, Instant::now());
         if let Some(penalty) = penalty {
             self.0.metrics.penalties.inc();
             warn!("logins from {address} are refused for {penalty:?}: too many of them failed");

@@ -206,11 +206,14 @@ fn replace(beside: &Path, target: &Path, lines: &[&str]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hash::Memory;
     use super::*;
 
     fn right(file: &Path, user: &str, password: &str) -> bool {
         let passwords = Passwords::load(file).unwrap();
-        passwords.get(user).is_some_and(|(_, hash)| hash.verify(password.as_bytes()))
+        passwords
+            .get(user)
+            .is_some_and(|(_, hash)| hash.verify(password.as_bytes(), &mut Memory::default()))
     }
 
     #[test]

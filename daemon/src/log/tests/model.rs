@@ -71,7 +71,7 @@ impl World {
             released_control: 0,
             next_tag: 1,
             id: None,
-            flips: seed % 2 == 0,
+            flips: seed.is_multiple_of(2),
             damaged: false,
         };
         world.reopen();
