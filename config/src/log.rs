@@ -15,6 +15,9 @@ pub struct Log {
     pub segment_size: ByteSize,
     /// How long events stay on disk after every sink has them. 0 s to a year; default 0 s.
     pub retain: Span,
+    /// Bytes on disk held back beside the log, and given up when the disk is full, so that the log can
+    /// be freed. 0 to 1 GiB; default 4 MiB.
+    pub ballast: ByteSize,
     /// `[log.commit]`
     pub commit: Commit,
 }
@@ -48,6 +51,7 @@ impl Default for Log {
             when_full: WhenFull::Reject,
             segment_size: ByteSize::mib(8),
             retain: Span::seconds(0),
+            ballast: ByteSize::mib(4),
             commit: Commit::default(),
         }
     }
@@ -79,6 +83,7 @@ impl Log {
                 default.retain,
                 Span::seconds(0)..=Span::seconds(366 * 86_400),
             ),
+            ballast: section.bounded("ballast", default.ballast, ByteSize(0)..=ByteSize::gib(1)),
             commit: section.table("commit", Commit::read),
         }
     }

@@ -32,6 +32,7 @@ use crate::log::{self, Claim, FileSystem, Log, OpenError, Storage};
 use crate::notify::Sockets;
 use crate::progress::Progress;
 use crate::services::{self, Services};
+use crate::state::ballast::Ballast;
 use crate::state::retention::{Retention, SessionBacklog};
 use crate::state::{Opened, State, StateError};
 use crate::supervise::{Role, Supervisor};
@@ -186,7 +187,10 @@ impl Gateway {
         services.register(&mut registry);
         start_services(config, &log, &gate, &state, &services, &readers)?;
         let forwarders = start_forwarders(config, &log, &state, storage, &mut registry, &readers)?;
+        let ballast = Ballast::new(&data_dir, config.log.ballast.0);
+        ballast.register(&mut registry);
         Retention {
+            ballast,
             log: Arc::clone(&log),
             state: state.clone(),
             sessions: SessionBacklog {

@@ -165,7 +165,7 @@ use std::future::Future;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
@@ -269,6 +269,7 @@ impl Claim {
             released: AtomicU64::new(0),
             released_control: AtomicU64::new(0),
             control_lost: AtomicU64::new(report.control_lost),
+            disk_full: AtomicBool::new(false),
             ledger,
             quarantine,
             stopped: watch::Sender::new(false),
@@ -451,6 +452,11 @@ impl Log {
             last,
             segments: table.0.len(),
         }
+    }
+
+    /// Whether the disk takes no writes because it is full, though `max_size` is not used up.
+    pub fn is_disk_full(&self) -> bool {
+        self.shared.disk_full.load(Ordering::Acquire)
     }
 
     /// Damaged places that cost control records and no event, met since the log was opened.

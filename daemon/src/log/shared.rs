@@ -1,6 +1,6 @@
 //! What appenders, readers and the writer share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::{io, path::PathBuf};
 
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub(super) released_control: AtomicU64,
     /// Damaged places without events: control records are lost there.
     pub(super) control_lost: AtomicU64,
+    /// Whether the disk takes no writes because it is full.
+    pub(super) disk_full: AtomicBool,
     pub(super) ledger: Ledger,
     pub(super) quarantine: Quarantine,
     /// Whether the writer has ended.

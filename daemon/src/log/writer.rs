@@ -98,6 +98,7 @@ impl Writer {
                 let room = self.shared.queue.bounds().max_bytes.max(self.failed);
                 if self.begin_segment(room) {
                     info!(dir = %self.shared.dir.display(), "the disk takes writes again");
+                    self.shared.disk_full.store(false, Ordering::Release);
                     self.shared.queue.available();
                 } else {
                     self.give_up();
@@ -129,6 +130,7 @@ impl Writer {
                 Err(error) => {
                     let path = active.segment.path.display();
                     warn!(%path, %error, "a commit failed, the segment is abandoned");
+                    self.failed_with(&error);
                     self.abandon();
                 }
             }
@@ -154,6 +156,7 @@ impl Writer {
             shared.committed.store(self.next - 1, Ordering::Release);
             shared.watch.send_replace(self.next - 1);
         }
+        shared.disk_full.store(false, Ordering::Release);
         batch.stored(self.next - u64::from(batch.count));
         self.delay = FIRST_RETRY;
     }
@@ -165,6 +168,11 @@ impl Writer {
             // Best effort, for the reason above.
             let _ = active.file.truncate(active.segment.len());
         }
+    }
+
+    fn failed_with(&self, error: &io::Error) {
+        let full = error.kind() == io::ErrorKind::StorageFull;
+        self.shared.disk_full.store(full, Ordering::Release);
     }
 
     fn give_up(&mut self) {
@@ -201,6 +209,7 @@ impl Writer {
             }
             Err(error) => {
                 warn!(path = %path.display(), %error, "a segment cannot be created");
+                self.failed_with(&error);
                 // If it came back after a crash it would override what the segment before it took
                 // since: so that one takes no more unless it is gone for good.
                 let gone = match self.shared.storage.unlink(&path) {

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::clock::Clock;
 use crate::log::{Append, Chunk, FileSystem, Options, Read};
+use crate::state::ballast::Ballast;
 use crate::state::retention::{Retention, SessionBacklog};
 
 /// The log, the state and the services in one directory.
@@ -170,6 +171,7 @@ async fn checkpoint_and_log_bring_back_what_the_database_had_after_the_log_was_f
     let site = Site::with_rule(dir.path());
     let Services { log, state, supervisor, .. } = site.services.clone();
     let retention = Retention {
+        ballast: Ballast::new(dir.path(), 0),
         log: log.clone(),
         state: state.clone(),
         sessions: SessionBacklog::default(),
@@ -186,7 +188,7 @@ async fn checkpoint_and_log_bring_back_what_the_database_had_after_the_log_was_f
             let last = match site.submit("noise", &[b'x'; 1000]) {
                 Append::Accepted(commit) => *commit.await.unwrap().end(),
                 _ => {
-                    log.room(1024).await;
+                    log.room(1100).await;
                     continue;
                 }
             };
@@ -214,7 +216,10 @@ async fn full(dir: &Path) -> (Site, Lsn) {
         loop {
             if let Append::Accepted(commit) = site.submit("noise", &vec![b'x'; size]) {
                 last = *commit.await.unwrap().end();
-            } else if timeout(Duration::from_secs(1), site.services.log.room(size)).await.is_err() {
+            } else if timeout(Duration::from_secs(1), site.services.log.room(size + 100))
+                .await
+                .is_err()
+            {
                 break;
             }
         }
@@ -243,6 +248,7 @@ async fn a_full_log_and_a_service_that_is_catching_up_do_not_wait_for_each_other
     site.start_rule();
     site.services.state.cursors().set("cloud", last + 1).unwrap();
     let retention = Retention {
+        ballast: Ballast::new(dir.path(), 0),
         log: site.services.log.clone(),
         state: site.services.state.clone(),
         sessions: SessionBacklog::default(),

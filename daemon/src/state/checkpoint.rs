@@ -22,6 +22,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing::warn;
 
 use super::StateError;
+use crate::log::{FileSystem, Storage};
 
 const MAGIC: &[u8; 8] = b"tidegckp";
 const VERSION: u32 = 1;
@@ -63,8 +64,7 @@ pub(super) fn write(
         Ok(writer.finish()?)
     };
     let mut outcome = attempt();
-    let full = |error: &StateError| matches!(error, StateError::Checkpoint(why) if why.kind() == io::ErrorKind::StorageFull);
-    if outcome.as_ref().is_err_and(full) && kept.len() >= KEEP {
+    if outcome.as_ref().is_err_and(StateError::is_disk_full) && kept.len() >= KEEP {
         // The newest of the old ones stays.
         let (_, oldest) = kept.remove(0);
         std::fs::remove_file(oldest)?;
@@ -73,7 +73,7 @@ pub(super) fn write(
     let size = outcome.inspect_err(|_| drop(std::fs::remove_file(&unfinished)))?;
     let path = dir.join(format!("{PREFIX}{number:010}"));
     std::fs::rename(&unfinished, &path)?;
-    sync_dir(dir)?;
+    FileSystem.sync_dir(dir)?;
     let superfluous = (kept.len() + 1).saturating_sub(KEEP);
     for (_, old) in &kept[..superfluous] {
         // Tried again next time.
@@ -98,7 +98,7 @@ pub(super) fn remove_all(dir: &Path) -> io::Result<()> {
     for (_, path) in list(dir)? {
         std::fs::remove_file(path)?;
     }
-    sync_dir(dir)
+    FileSystem.sync_dir(dir)
 }
 
 /// The checkpoints by number.
@@ -112,10 +112,6 @@ fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     }
     found.sort_unstable();
     Ok(found)
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 fn verify(path: &Path) -> io::Result<Items> {

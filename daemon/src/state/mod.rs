@@ -19,6 +19,7 @@
 //! All calls block for as long as the file system does: microseconds from the page cache; an `apply`
 //! also waits while a checkpoint reads its tree.
 
+pub mod ballast;
 mod checkpoint;
 mod cursors;
 mod guard;
@@ -145,6 +146,13 @@ pub enum StateError {
     /// The checkpoint cannot be written.
     #[error("cannot write a checkpoint of the state: {0}")]
     Checkpoint(#[from] io::Error),
+}
+
+impl StateError {
+    /// Whether room on the disk would help.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Checkpoint(error) if error.kind() == io::ErrorKind::StorageFull)
+    }
 }
 
 /// A key and its value.

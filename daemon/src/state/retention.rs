@@ -13,6 +13,10 @@
 //! A failed state database takes no checkpoint. The daemon goes on without, until the log is three
 //! quarters full; then it stops in order, because a start rebuilds the database and a full log
 //! refuses events.
+//!
+//! A disk that is full before the log is (somebody else filled it, or `log.max-size` is larger than the
+//! partition) counts as a full log. If a checkpoint does not fit on it, the [`Ballast`] makes room for
+//! one; it is written again when the disk takes writes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,8 +25,9 @@ use std::time::Duration;
 
 use tidegate_event::Lsn;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
+use super::ballast::Ballast;
 use super::{State, StateError};
 use crate::log::{Log, Usage};
 use crate::supervise::{Role, Supervisor};
@@ -49,6 +54,8 @@ pub struct Retention {
     pub sessions: SessionBacklog,
     /// `log.max-size`, in bytes.
     pub max_size: u64,
+    /// Room for a checkpoint on a full disk.
+    pub ballast: Ballast,
     /// `log.retain`: counted from the start for events that are older than that.
     pub retain: Duration,
 }
@@ -76,6 +83,8 @@ enum Action {
 struct View<F> {
     usage: Usage,
     max_size: u64,
+    /// The log is as large as it may become on this disk.
+    disk_full: bool,
     /// The next LSN that some sink needs, or a session.
     sinks: Lsn,
     /// The next LSN that some read model needs.
@@ -89,7 +98,7 @@ struct View<F> {
 
 impl<F: Fn(Lsn) -> u64> View<F> {
     fn is_fuller_than(&self, quarters: u64) -> bool {
-        self.usage.bytes > self.max_size / 4 * quarters
+        self.disk_full || self.usage.bytes > self.max_size / 4 * quarters
     }
 
     fn action(&self) -> Action {
@@ -126,6 +135,7 @@ impl Retention {
         let mut marks = Marks::new(self.retain);
         let mut released_at = Instant::now();
         let mut failed_at: Option<Instant> = None;
+        let mut ballast_at: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = supervisor.drain().cancelled() => return,
@@ -135,6 +145,14 @@ impl Retention {
                 let state = self.state.clone();
                 // What it fails on is said by whoever has something to save.
                 let _ = tokio::task::spawn_blocking(move || state.tidy()).await;
+            }
+            if self.log.is_disk_full() {
+                // Not at once, when others wait for the room.
+                ballast_at = Some(Instant::now());
+            } else if !self.ballast.is_held() && ballast_at.is_none_or(|at| at.elapsed() >= GATHER)
+            {
+                ballast_at = Some(Instant::now());
+                self.hold_ballast().await;
             }
             if failed_at.is_some_and(|at| at.elapsed() < RETRY) {
                 continue;
@@ -149,7 +167,7 @@ impl Retention {
                 Action::Release(before) => before,
             };
             let urgent = view.is_fuller_than(3);
-            failed_at = match self.release(before).await {
+            failed_at = match self.release(before, urgent).await {
                 Ok(()) => {
                     released_at = Instant::now();
                     None
@@ -181,6 +199,7 @@ impl Retention {
         View {
             usage,
             max_size: self.max_size,
+            disk_full: self.log.is_disk_full(),
             sinks: sinks.min().unwrap_or(newest).min(newest).min(sessions),
             models: models.lsn.saturating_add(1).min(newest),
             retained: marks.protected(Instant::now(), usage.last),
@@ -189,10 +208,18 @@ impl Retention {
         }
     }
 
-    async fn release(&self, before: Lsn) -> Result<(), StateError> {
-        let (log, state) = (Arc::clone(&self.log), self.state.clone());
+    async fn release(&self, before: Lsn, urgent: bool) -> Result<(), StateError> {
+        let (log, state, ballast) =
+            (Arc::clone(&self.log), self.state.clone(), self.ballast.clone());
         let task = tokio::task::spawn_blocking(move || {
-            let covered = state.checkpoint()?;
+            let mut covered = match state.checkpoint() {
+                Err(error) if error.is_disk_full() && ballast.give_up() => state.checkpoint()?,
+                other => other?,
+            };
+            if urgent && covered.lsn.saturating_add(1) < before {
+                // Now both of those that are kept cover it.
+                covered = state.checkpoint()?;
+            }
             let before = before.min(covered.lsn.saturating_add(1));
             log.release_control(covered.control);
             log.release(before);
@@ -201,6 +228,14 @@ impl Retention {
         });
         // It does not panic; and if it does, the next tick tries again.
         task.await.unwrap_or(Ok(()))
+    }
+
+    async fn hold_ballast(&self) {
+        let ballast = self.ballast.clone();
+        let held = tokio::task::spawn_blocking(move || ballast.hold()).await;
+        if let Ok(Err(error)) = held {
+            warn!(%error, "there is no room for log.ballast: a full disk may not be freed");
+        }
     }
 }
 
@@ -249,6 +284,7 @@ mod tests {
         View {
             usage: Usage { bytes: bytes * MIB, first: 1, last: bytes, segments: 1 },
             max_size: 100 * MIB,
+            disk_full: false,
             sinks,
             models,
             retained,
@@ -287,6 +323,14 @@ mod tests {
         assert_eq!(view(60, 50, 50, 9).action(), Action::Release(9));
         assert_eq!(view(60, 50, 50, 1).action(), Action::Nothing);
         assert_eq!(view(76, 50, 50, 1).action(), Action::Release(50));
+    }
+
+    #[test]
+    fn a_disk_that_is_full_counts_as_a_full_log() {
+        let full = View { disk_full: true, ..view(40, 4, 4, 1) };
+        assert_eq!(full.action(), Action::Release(4));
+        let full = View { disk_full: true, ..view(40, 4, 1, 1) };
+        assert_eq!(full.action(), Action::AskToSave);
     }
 
     #[test]

@@ -178,11 +178,12 @@ fn a_full_disk_is_given_up_once_and_not_at_every_probe() {
     for hour in 1..20 {
         writer.step(Instant::now() + Duration::from_secs(3600 * hour));
         assert_eq!(add(&log, &mut writer), Err(None), "the probe says that there is no room");
+        assert!(log.is_disk_full());
     }
     sim.leave_room(40_000);
     writer.step(Instant::now() + Duration::from_secs(3600 * 24));
     assert_eq!(add(&log, &mut writer), Ok(()));
-    assert!(log.usage().bytes < 12_000, "{:?}", log.usage());
+    assert!(log.usage().bytes < 12_000 && !log.is_disk_full(), "{:?}", log.usage());
 }
 
 #[test]
