@@ -27,6 +27,7 @@ pub mod wire;
 pub mod packet;
 // and other people's clients.
 pub mod clients;
+pub mod curl;
 
 // How a test asks: over HTTP,
 pub mod http;

@@ -27,7 +27,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct Bounds {
     /// How long a client may take for a request's headers, and keep a connection without a request.
     pub(crate) headers_within: Duration,
-    /// Bytes of a request's headers; more are answered with 431. At least 8 KiB.
+    /// Bytes of a request's headers, beside what one read brings; more are answered with 431. At
+    /// least 8 KiB.
     pub(crate) max_headers: usize,
     /// How long the request at hand may take once the service stops.
     pub(crate) finish_within: Duration,

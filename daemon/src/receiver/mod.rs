@@ -52,7 +52,7 @@
 //! |---|---|---|
 //! | bytes on disk | [`Options::max_size`] | the oldest events are released |
 //! | connections | [`MAX_CONNECTIONS`] | wait to be accepted |
-//! | request headers | 100 headers, 64 KiB; 10 s | 431; closed |
+//! | request headers | 100 headers, about 64 KiB; 10 s | 431; closed |
 //! | request body, inflated too | [`MAX_BODY`]; 10 s without a byte, 60 s in all | 413; 408 |
 //! | an answer that is not read | 30 s without a byte taken | closed |
 //! | all bodies in memory | [`MAX_BODIES`] | 503, `Retry-After: 1` |

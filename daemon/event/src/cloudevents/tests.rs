@@ -182,14 +182,14 @@ fn a_structured_event_keeps_its_data_byte_for_byte() {
     let data =
         r#"{"n": 123456789012345678901234567890, "f": 1.10, "e":"\u00fc", "a":{"b":[1 ,2]}}"#;
     let payload = format!(
-        r#"{{"specversion":"1.0","id":"own-2","source":"s","type":"t","flag":true,"n":-7,"none":null,"data":{data}}}"#
+        r#"{{"specversion":"1.0","id":"own-2","source":"s","type":"t","flag":true,"n":-7,"w":1.2e1,"none":null,"data":{data}}}"#
     );
     let event = event("a", payload.as_bytes(), &list);
     let mut out = Vec::new();
     encoder().write_json(&event, &mut out);
     let text = String::from_utf8(out).unwrap();
     assert!(text.contains(&format!(r#""data":{data}"#)), "{text}");
-    assert!(text.contains(r#""flag":true,"n":-7"#), "{text}");
+    assert!(text.contains(r#""flag":true,"n":-7,"w":12"#), "{text}");
     let object: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(object["traceparent"], "00-aa-bb-01", "what MQTT carried beside it travels along");
     assert_eq!((object.get("none"), object.get("datacontenttype")), (None, None));

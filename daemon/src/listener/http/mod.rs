@@ -17,7 +17,7 @@
 //! | bound | default | beyond it |
 //! |---|---|---|
 //! | connections | `limits.max-connections`, `-per-address`, `max-connecting` | closed at once |
-//! | headers | 64 KiB, 100 of them, `limits.connect-timeout` | 431; closed |
+//! | headers | about 64 KiB, 100 of them, `limits.connect-timeout` | 431; closed |
 //! | a body, inflated too | `limits.max-body-size`, `limits.request-timeout`; 10 s without a byte | 413; 408 |
 //! | all bodies in memory | `limits.max-body-memory` | 503, `Retry-After` |
 //! | an event | `limits.max-packet-size`, as over MQTT | 413 |

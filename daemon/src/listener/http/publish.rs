@@ -26,7 +26,7 @@ const ROOM_WITHIN: Duration = Duration::from_millis(250);
 /// Seconds after which a client may try again: when the disk is behind, and when it is full or fails.
 const SOON: u32 = 1;
 const LATER: u32 = 5;
-/// Bytes of a client id.
+/// Characters of a client id.
 const MAX_CLIENT_ID: usize = 256;
 
 /// What became of a request's events.
@@ -62,8 +62,8 @@ impl Connection {
         let shared = &self.shared;
         let (head, body) = request.into_parts();
         let client = query(&head, "client-id")?;
-        if client.as_deref().is_some_and(|id| id.is_empty() || id.len() > MAX_CLIENT_ID) {
-            return Err(Problem::bad(format!("client-id has 1 to {MAX_CLIENT_ID} bytes")));
+        if client.as_deref().is_some_and(|id| id.is_empty() || id.chars().count() > MAX_CLIENT_ID) {
+            return Err(Problem::bad(format!("client-id has 1 to {MAX_CLIENT_ID} characters")));
         }
         let verified = self.login.verify(&shared.gate, &self.peer, &head.headers);
         let identity = timeout(shared.limits.connect_timeout.0, verified)

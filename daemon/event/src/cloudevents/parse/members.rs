@@ -215,8 +215,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
                 Ok(i32::try_from(number).map_or(Value::Other, |_| Value::Plain))
             }
 
-            fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-                Ok(Value::Other)
+            fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
+                // Some write integers as `7.0`.
+                Ok(integer(number).map_or(Value::Other, |_| Value::Plain))
             }
 
             fn visit_unit<E>(self) -> Result<Self::Value, E> {
@@ -248,7 +249,16 @@ pub(super) fn text(json: &str) -> Cow<'_, str> {
     if json.starts_with('"') {
         return serde_json::from_str(json).map(|Text(text)| text).unwrap_or_default();
     }
-    json.into()
+    // `7.0` and `7e0` are written as 7, too; true and false are no numbers.
+    match json.parse().ok().and_then(integer) {
+        Some(number) => number.to_string().into(),
+        None => json.into(),
+    }
+}
+
+fn integer(number: f64) -> Option<i32> {
+    let is_one = number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX);
+    is_one.then_some(number as i32)
 }
 
 #[derive(Default)]
