@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tidegate_tests::clients::Subscriber;
@@ -9,11 +11,12 @@ use tidegate_tests::encrypted::{
     LOOPBACK, encrypted, encrypted_within, path, publishes, websocket,
 };
 use tidegate_tests::gateway::{Gateway, config};
+use tidegate_tests::load::{Fleet, Run, Shape};
 use tidegate_tests::packet::{Version, connect};
 use tidegate_tests::pki::{Issued, Pki, Wanted};
 use tidegate_tests::site::Site;
 use tidegate_tests::tls::Connector;
-use tidegate_tests::wait::{SOON, eventually};
+use tidegate_tests::wait::{LATER, SOON, eventually};
 use tidegate_tests::wire::Wire;
 
 fn as_client<'a>(root: &'a Path, issued: &'a Issued) -> Vec<&'a str> {
@@ -174,6 +177,38 @@ fn slow_handshakes_end_and_keep_nobody_out() {
     neighbours.iter_mut().for_each(|neighbour| neighbour.ping().unwrap());
     assert_eq!(gateway.metric("tidegate_connecting"), 0.0);
     assert!(gateway.metric_where("tidegate_handshakes_failed_total", "slow") >= 500.0);
+}
+
+#[test]
+fn a_flood_of_handshakes_disturbs_nobody() {
+    const FLOOD: Duration = Duration::from_secs(3);
+    let (mut gateway, root) = encrypted("tcp", "");
+    let broker = gateway.listener("mqtts");
+    let fleet = Fleet::connect(gateway.mqtt(), &Shape { connections: 2, ..Shape::default() });
+    let load = fleet.unwrap().start(Run::time(LATER).at_rate(500));
+    eventually("the load", SOON, || load.answered() > 100);
+    let before = gateway.process().memory();
+    let connector = Connector::trusting(&root);
+    let begin = Instant::now();
+    let flood = |thread: usize| {
+        let mut count = 0;
+        while begin.elapsed() < FLOOD {
+            connector.client(broker, &format!("flood-{thread}")).unwrap();
+            count += 1;
+        }
+        count
+    };
+    let shaken: usize = thread::scope(|scope| {
+        let flood = &flood;
+        let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || flood(n))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    let (_, report) = load.stop();
+    println!("{shaken} handshakes; acknowledged within {:?}", report.latency.percentile(99.0));
+    assert_eq!((report.broken, report.sent), (None, report.acknowledged));
+    assert!(report.latency.max() < Duration::from_secs(5), "{:?}", report.latency.max());
+    let grown = gateway.process().memory().saturating_sub(before);
+    assert!(grown < 16 * 1024 * 1024, "{} KiB more", grown / 1024);
 }
 
 #[test]
