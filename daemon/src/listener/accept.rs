@@ -119,8 +119,9 @@ async fn begin(
     shared: Shared,
 ) {
     let deadline = Instant::now() + shared.limits.connect_timeout.0;
+    // Boxed: a connection in use does not hold what its beginning took.
     let opened = tokio::select! {
-        opened = timeout_at(deadline, transport.open(socket)) => opened,
+        opened = timeout_at(deadline, Box::pin(transport.open(socket))) => opened,
         () = shared.supervisor.drain().cancelled() => return,
     };
     let metrics = &shared.metrics;
@@ -128,7 +129,7 @@ async fn begin(
         Ok(Ok((stream, certificate))) => {
             peer.certificate = certificate.map(Arc::new);
             if transport.is_http() {
-                http::run(stream, peer, place, shared).await;
+                Box::pin(http::run(stream, peer, place, shared)).await;
             } else {
                 connect::run(stream, peer, place, deadline, shared).await;
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tidegate_config::Limits;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::codec::{self, Accepted, Bad, Connect, Framed, Kind, Reason, Refused, Version};
@@ -17,7 +18,7 @@ use super::places::Place;
 use super::sessions::{Attached, Unattached, Wish};
 use super::wire::Wire;
 use super::{Shared, will};
-use crate::gate::{Identity, Peer, Rejected, Rights};
+use crate::gate::{Identity, Peer, Present, Rejected, Rights};
 
 /// Bytes of a client id: it stands in every block of the log.
 const MAX_CLIENT_ID: usize = 256;
@@ -54,6 +55,15 @@ enum NotConnected {
     Unattached(Version, Unattached),
 }
 
+/// A client that has a session.
+struct Established<S> {
+    connection: Box<Connection<S>>,
+    client: Arc<str>,
+    identity: Identity,
+    stop: CancellationToken,
+    _present: Present,
+}
+
 /// Serves one connection from its first byte to its last; the CONNECT must be there by `deadline`.
 pub(super) async fn run<S>(
     stream: S,
@@ -64,28 +74,59 @@ pub(super) async fn run<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    let address = peer.address;
+    // Boxed: what it takes to get there is given back.
+    let established = Box::pin(establish(stream, peer, &mut place, deadline, &shared)).await;
+    let Some(Established { connection, client, identity, stop, _present }) = established else {
+        return;
+    };
+    let mut connection = Box::pin(connection.run());
+    let end = tokio::select! {
+        end = &mut connection => end,
+        () = identity.expired() => {
+            stop.cancel();
+            connection.await
+        }
+    };
+    info!(peer = %address, client = &*client, "{end}");
+}
+
+/// From the first byte to the CONNACK.
+async fn establish<S>(
+    stream: S,
+    peer: Peer,
+    place: &mut Place,
+    deadline: Instant,
+    shared: &Shared,
+) -> Option<Established<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
     let mut wire = Box::new(Wire::new(stream, shared.metrics.clone()));
     let drain = shared.supervisor.drain();
     let admitted = tokio::select! {
-        admitted = timeout_at(deadline, admit(&mut wire, &peer, &shared)) => admitted,
-        () = drain.cancelled() => return,
+        admitted = timeout_at(deadline, admit(&mut wire, &peer, shared)) => admitted,
+        () = drain.cancelled() => return None,
     };
     let peer = peer.address;
     let admitted = match admitted {
         Err(_) => {
             shared.metrics.timed_out.inc();
             debug!(%peer, "no CONNECT within limits.connect-timeout");
-            return;
+            return None;
         }
-        Ok(Err(why)) => return refuse(wire, peer, why, &shared).await,
+        Ok(Err(why)) => {
+            refuse(wire, peer, why, shared).await;
+            return None;
+        }
         Ok(Ok(admitted)) => admitted,
     };
     place.connected();
     // As large as it will be: before there is a session.
-    if !accept(&admitted, None, &shared, &mut Vec::new()) {
+    if !accept(&admitted, None, shared, &mut Vec::new()) {
         shared.metrics.malformed.inc();
         info!(%peer, "CONNECT refused: the CONNACK is larger than the client's maximum packet size");
-        return;
+        return None;
     }
     let client = Arc::clone(&admitted.client);
     let stop = drain.child_token();
@@ -96,7 +137,8 @@ pub(super) async fn run<S>(
     let attached = match shared.sessions.attach(&client, wish, &stop).await {
         Ok(attached) => attached,
         Err(why) => {
-            return refuse(wire, peer, NotConnected::Unattached(version, why), &shared).await;
+            refuse(wire, peer, NotConnected::Unattached(version, why), shared).await;
+            return None;
         }
     };
     shared.metrics.connects.inc();
@@ -104,17 +146,9 @@ pub(super) async fn run<S>(
     let resumed = attached.resumed.is_some();
     let user = admitted.identity.user.as_deref();
     info!(%peer, client = &*client, user, ?version, resumed, "client connected");
-    accept(&admitted, Some(&attached), &shared, &mut wire.output);
-    let connection = Connection::new(wire, admitted, attached, stop.clone(), &shared);
-    let mut connection = Box::pin(connection.run());
-    let end = tokio::select! {
-        end = &mut connection => end,
-        () = identity.expired() => {
-            stop.cancel();
-            connection.await
-        }
-    };
-    info!(%peer, client = &*client, "{end}");
+    accept(&admitted, Some(&attached), shared, &mut wire.output);
+    let connection = Connection::new(wire, admitted, attached, stop.clone(), shared);
+    Some(Established { connection: Box::new(connection), client, identity, stop, _present })
 }
 
 /// Reads the CONNECT and finds out who that is: before there is a session.

@@ -140,16 +140,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// Runs until it ends, and says why it did.
-    pub(super) async fn run(mut self) -> End {
+    ///
+    /// What happens once, or seldom, is boxed: an idle connection does not hold its memory.
+    pub(super) async fn run(mut self: Box<Self>) -> End {
         let Err(end) = self.serve().await;
-        self.finish(end).await
+        Box::pin(self.finish(end)).await
     }
 
     async fn serve(&mut self) -> Result<std::convert::Infallible, End> {
-        self.greet().await?;
+        Box::pin(self.greet()).await?;
         loop {
             while let Some(request) = self.take_in()? {
-                self.answer(request).await?;
+                Box::pin(self.answer(request)).await?;
             }
             if self.ended && (self.inbound.is_refused() || self.reads()) {
                 return Err(self.gone());
@@ -166,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Wake::Deliveries => self.fill().await?,
                 Wake::Timer => self.look_at_the_clock()?,
                 Wake::Stop if self.shared.supervisor.drain().is_cancelled() => {
-                    return Err(self.drain().await);
+                    return Err(Box::pin(self.drain()).await);
                 }
                 Wake::Stop if self.identity.is_expired() => return Err(End::LoginExpired),
                 Wake::Stop if !self.shared.gate.holds(&self.identity) => {
