@@ -1,9 +1,9 @@
 //! Bytes to packets and back: MQTT 3.1.1 and 5.0.
 //!
 //! CONNECT, PUBLISH and its acknowledgements, PINGREQ and DISCONNECT are code of our own
-//! ([`connect`](self::connect()), [`publish`], [`ack`]): rumqttd's codec takes passwords for UTF-8,
-//! hides a PUBLISH's QoS and packet id, copies, and reads and writes DISCONNECT wrongly. The rest goes through `rumqttd::protocol`, behind checks of our own
-//! ([`control`]). Nothing here does I/O.
+//! (`connect.rs`, `publish.rs`, `ack.rs`): rumqttd's codec takes passwords for UTF-8, hides a PUBLISH's
+//! QoS and packet id, copies, and reads and writes DISCONNECT wrongly. The rest goes through
+//! `rumqttd::protocol`, behind checks of our own ([`control`]). Nothing here does I/O.
 
 mod ack;
 mod connect;
