@@ -1,0 +1,181 @@
+//! Sessions that outlast their clients' connections, and the gateway: with mosquitto's clients, and
+//! packet by packet, across kill -9.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tidegate_tests::clients::{Subscriber, mosquitto_pub};
+use tidegate_tests::gateway::Gateway;
+use tidegate_tests::packet::{self, CONNECT, PUBLISH, SUBACK, Version};
+use tidegate_tests::wait::{SOON, eventually};
+use tidegate_tests::wire::Wire;
+
+const PUBREC: u8 = 0x50;
+const PUBREL: u8 = 0x62;
+const PUBCOMP: u8 = 0x70;
+const DUP: u8 = 8;
+const QOS_2: u8 = 4;
+
+#[test]
+fn mosquitto_sub_gets_what_it_missed_across_kills_of_both_sides() {
+    let mut gateway = Gateway::start("");
+    for (version, lasting) in [("mqttv311", &[][..]), ("mqttv5", &["-x", "3600"])] {
+        let arguments =
+            [&["-V", version, "-c", "-i", version, "-q", "1", "-t", "plant/#"][..], lasting]
+                .concat();
+        let publish = |gateway: &Gateway, text: &str| {
+            mosquitto_pub(gateway.mqtt(), &["-q", "1", "-t", "plant/x", "-m", text]);
+        };
+        let mut client = Subscriber::start(gateway.site(), gateway.mqtt(), &arguments);
+        publish(&gateway, "live");
+        client.receives(&["plant/x live"]);
+        // Its acknowledgement is under way.
+        eventually("the acknowledgement", SOON, || gateway.metric("tidegate_sessions") >= 1.0);
+        std::thread::sleep(Duration::from_millis(1500));
+        client.kill9();
+        publish(&gateway, "one");
+        gateway.kill9();
+        gateway.restart();
+        publish(&gateway, "two");
+        let mut client = Subscriber::start(gateway.site(), gateway.mqtt(), &arguments);
+        client.receives(&["plant/x one", "plant/x two"]);
+        client.kill9();
+    }
+}
+
+fn resume(broker: SocketAddr, id: &str) -> Option<Wire> {
+    let mut wire = Wire::try_open(broker).ok()?;
+    let body = [&packet::text("MQTT")[..], &[Version::V4 as u8, 0, 0, 60], &packet::text(id)];
+    wire.send(&packet::packet(CONNECT, &body.concat()));
+    wire.try_answer().ok()??;
+    Some(wire)
+}
+
+fn ack(first: u8, id: u16) -> Vec<u8> {
+    packet::packet(first, &id.to_be_bytes())
+}
+
+/// Publishes numbers with QoS 2, and remembers what it has to.
+struct Publisher {
+    total: u32,
+    next: u32,
+    /// Whether PUBREC came, by packet id.
+    open: BTreeMap<u16, (u32, bool)>,
+}
+
+impl Publisher {
+    fn send(wire: &mut Wire, id: u16, number: u32, dup: u8) {
+        let mut packet =
+            packet::publish(Version::V4, QOS_2 >> 1, b"n", id, number.to_string().as_bytes());
+        packet[0] |= dup;
+        wire.send(&packet);
+    }
+
+    /// Until everything is acknowledged; false if the connection ends before.
+    fn run(&mut self, broker: SocketAddr, progress: &AtomicUsize) -> bool {
+        let Some(mut wire) = resume(broker, "publisher") else { return false };
+        let mut open: Vec<_> = self.open.iter().map(|(id, (n, rec))| (*n, *id, *rec)).collect();
+        open.sort_unstable();
+        for (number, id, received) in open {
+            match received {
+                true => wire.send(&ack(PUBREL, id)),
+                false => Self::send(&mut wire, id, number, DUP),
+            }
+        }
+        loop {
+            while self.next < self.total
+                && let Some(id) = (1..=20).find(|id| !self.open.contains_key(id))
+            {
+                self.open.insert(id, (self.next, false));
+                Self::send(&mut wire, id, self.next, 0);
+                self.next += 1;
+            }
+            if self.open.is_empty() {
+                return true;
+            }
+            let Ok(Some((first, body))) = wire.try_answer() else { return false };
+            let id = u16::from_be_bytes([body[0], body[1]]);
+            match first {
+                PUBREC => {
+                    self.open.entry(id).and_modify(|open| open.1 = true);
+                    wire.send(&ack(PUBREL, id));
+                }
+                PUBCOMP => {
+                    self.open.remove(&id);
+                    progress.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => panic!("{first:02x} {body:02x?}"),
+            }
+        }
+    }
+}
+
+/// Takes numbers with QoS 2, and remembers what it has to.
+struct Taker {
+    total: u32,
+    taken: Vec<u32>,
+    held: BTreeSet<u16>,
+}
+
+impl Taker {
+    /// Until it has everything; false if the connection ends before.
+    fn run(&mut self, broker: SocketAddr) -> bool {
+        let Some(mut wire) = resume(broker, "taker") else { return false };
+        while self.taken.len() < self.total as usize || !self.held.is_empty() {
+            let Ok(Some((first, body))) = wire.try_answer() else { return false };
+            if first & 0xf0 == PUBLISH {
+                assert_eq!((first & !DUP, &body[..3]), (PUBLISH | QOS_2, &[0, 1, b'n'][..]));
+                let id = u16::from_be_bytes([body[3], body[4]]);
+                if self.held.insert(id) {
+                    let number = std::str::from_utf8(&body[5..]).unwrap().parse().unwrap();
+                    self.taken.push(number);
+                }
+                wire.send(&ack(PUBREC, id));
+            } else {
+                assert_eq!(first, PUBREL);
+                let id = u16::from_be_bytes([body[0], body[1]]);
+                self.held.remove(&id);
+                wire.send(&ack(PUBCOMP, id));
+            }
+        }
+        true
+    }
+}
+
+#[test]
+fn qos_2_arrives_once_and_in_order_across_kills() {
+    const KILLS: usize = 6;
+    const EACH: usize = 300;
+    let total = (KILLS * EACH) as u32;
+    let mut gateway = Gateway::start("");
+    let mut publisher = Publisher { total, next: 0, open: BTreeMap::new() };
+    let mut taker = Taker { total, taken: Vec::new(), held: BTreeSet::new() };
+    let mut wire = resume(gateway.mqtt(), "taker").unwrap();
+    wire.send(&packet::subscribe(Version::V4, 1, "n", 2));
+    assert_eq!(wire.answer().map(|(first, _)| first), Some(SUBACK));
+    drop(wire);
+    let progress = AtomicUsize::new(0);
+    for kill in 1..=KILLS {
+        let broker = gateway.mqtt();
+        std::thread::scope(|scope| {
+            let publishes = scope.spawn(|| publisher.run(broker, &progress));
+            let takes = scope.spawn(|| taker.run(broker));
+            if kill < KILLS {
+                let moment =
+                    progress.load(Ordering::Relaxed) + EACH / 2 + fastrand::usize(..EACH / 3);
+                eventually("handshakes", SOON * 3, || progress.load(Ordering::Relaxed) >= moment);
+                gateway.kill9();
+                let _ended = (publishes.join().unwrap(), takes.join().unwrap());
+            } else {
+                assert!(publishes.join().unwrap() && takes.join().unwrap());
+            }
+        });
+        if kill < KILLS {
+            gateway.restart();
+        }
+    }
+    assert_eq!(taker.taken, (0..total).collect::<Vec<_>>());
+    gateway.stop();
+}
