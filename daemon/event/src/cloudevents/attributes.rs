@@ -16,7 +16,7 @@ use crate::record::{EventRef, Property};
 use crate::time::{Received, write_rfc3339};
 
 /// Extension attributes that a publisher names: beyond these its properties stand together in
-/// [`OTHERS`], so that no publisher fills the table of a receiver's headers.
+/// `mqttuserproperties`, so that no publisher fills the table of a receiver's headers.
 pub const MAX_EXTENSIONS: usize = 64;
 /// Where properties stand that cannot be attributes of their own: a JSON array of pairs.
 const OTHERS: &str = "mqttuserproperties";

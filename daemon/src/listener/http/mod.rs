@@ -21,6 +21,7 @@
 //! | a body, inflated too | `limits.max-body-size`, `limits.request-timeout`; 10 s without a byte | 413; 408 |
 //! | all bodies in memory | `limits.max-body-memory` | 503, `Retry-After` |
 //! | an event | `limits.max-packet-size`, as over MQTT | 413 |
+//! | the rate of a connection | `limits.max-events-per-second`, `max-bytes-per-second` | its next request waits |
 //! | the commit | `limits.request-timeout` | 503: the event may be stored all the same |
 //! | an answer that is not read | 30 s without a byte taken | closed |
 //!
@@ -37,7 +38,9 @@ mod publish;
 mod tests;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -48,6 +51,7 @@ use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Shared;
+use super::pace::Pace;
 use super::places::Place;
 use crate::gate::Peer;
 use crate::http::server::{self, Bounds};
@@ -69,6 +73,7 @@ struct Connection {
     peer: Peer,
     login: Login,
     place: Mutex<Place>,
+    pace: Mutex<Pace>,
 }
 
 /// Serves a connection until it ends.
@@ -82,7 +87,8 @@ where
     };
     let drain = shared.supervisor.drain().clone();
     let login = Login::default();
-    let connection = Arc::new(Connection { shared, peer, login, place: Mutex::new(place) });
+    let (place, pace) = (Mutex::new(place), Mutex::new(Pace::new(&shared.limits)));
+    let connection = Arc::new(Connection { shared, peer, login, place, pace });
     let service = service_fn(move |request: Request<Incoming>| {
         let connection = Arc::clone(&connection);
         async move {
@@ -115,6 +121,23 @@ impl Connection {
             )
             .answer(),
         }
+    }
+
+    /// Waits as long as the events of the requests before ask for.
+    async fn paced(&self) {
+        poll_fn(|context| {
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            if pace.is_spent() { pace.poll(context) } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    /// So many events came in a body of so many bytes.
+    fn spend(&self, events: u32, bytes: usize) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waits = pace.spend(bytes);
+        (1..events).for_each(|_| waits = pace.spend(0));
+        self.shared.metrics.paced.inc_by(u64::from(waits));
     }
 
     /// The client has said who it is.

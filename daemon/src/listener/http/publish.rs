@@ -90,10 +90,12 @@ impl Connection {
         };
         let wish = Wish { topic, origin, retain };
         let gzip = media::is_gzip(&head.headers)?;
+        self.paced().await;
         let mut buffer = shared.bodies.read(body).await?;
         if gzip {
             buffer = body::inflate(&buffer).await?;
         }
+        let bytes = buffer.bytes.len();
         // Runs to its end even if the client goes away meanwhile.
         let (answer, published) = oneshot::channel();
         let task_shared = shared.clone();
@@ -101,10 +103,12 @@ impl Connection {
             // Nobody may be waiting for it any more.
             let _ = answer.send(publish(&task_shared, rights, &head, &buffer, &wish).await);
         });
-        published.await.unwrap_or_else(|_| {
+        let published = published.await.unwrap_or_else(|_| {
             let why = "the gateway failed on this request, its log says more";
             Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, why))
-        })
+        })?;
+        self.spend(published.stored + published.duplicates, bytes);
+        Ok(published)
     }
 }
 
