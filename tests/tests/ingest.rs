@@ -335,6 +335,21 @@ fn slow_and_oversized_clients_cost_their_own_connection_only() {
 }
 
 #[test]
+fn a_connection_goes_at_the_pace_of_its_limit() {
+    let (gateway, http) = start("[limits]\nmax-events-per-second = 10\n");
+    let numbers: Vec<Value> =
+        (0..20).map(|n| event(&n.to_string(), "plant/n", &json!(n))).collect();
+    let batch = Value::from(numbers).to_string();
+    let began = std::time::Instant::now();
+    // Two requests over one connection; the second waits.
+    let next = format!("http://{http}/v1/topics/after");
+    let arguments = ["-H", BATCH, "--data-binary", &batch, &next];
+    assert_eq!(curl("http", http, "/v1/events", &arguments).status, 202);
+    assert!(began.elapsed().as_millis() >= 900, "{:?}", began.elapsed());
+    assert_eq!(gateway.status()["log"]["last-lsn"].as_u64(), Some(20), "the second are copies");
+}
+
+#[test]
 fn retain_and_gzip_do_what_they_say() {
     let (gateway, http) = start("");
     let mut command = Command::new("gzip");
