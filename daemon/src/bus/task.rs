@@ -154,6 +154,7 @@ impl Bus {
         while let Ok(command) = self.commands.try_recv() {
             self.obey(command);
         }
+        self.position.store(self.next, Ordering::Release);
         loop {
             let wake = self.wake(&drain).await;
             self.read_up_to(self.log.committed()).await;
