@@ -270,7 +270,8 @@ async fn a_filter_named_thousands_of_times_is_one_subscription() {
     let refused = [&[0, 0][..], &vec![0x97; TIMES - 2]].concat();
     assert!(suback.ends_with(&refused));
     assert_eq!(broker.bus_metrics.subscriptions.get(), 3);
-    client.ask(&publish(5, QOS_1, 1, "a", b"x")).await;
+    // At QoS 0: an acknowledgement might come before the event or behind it.
+    client.send(&publish(5, 0, 0, "a", b"x")).await;
     assert_eq!(client.packet().await, publish_with(5, 0, 0, "a", &[0x0b, 7], b"x"));
     let body = [&[0, 5, 0][..], &text("a").repeat(TIMES)].concat();
     let unsuback = client.ask(&packet(0xa2, &body)).await;
