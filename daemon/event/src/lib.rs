@@ -8,6 +8,7 @@ pub mod percent;
 pub mod record;
 pub mod time;
 pub mod topic;
+pub mod varint;
 
 pub use id::{Epoch, EventId, Lane, Lsn};
 pub use record::{Block, BlockBuilder, Draft, EventRef, Property, Qos};

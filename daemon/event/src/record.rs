@@ -24,7 +24,7 @@
 
 use crate::id::{EventId, Lsn};
 use crate::time::Received;
-use crate::topic;
+use crate::{topic, varint};
 
 const KIND_EVENTS: u8 = 1;
 const KIND_CONTROL: u8 = 2;
@@ -97,7 +97,7 @@ impl Property<'_> {
             Self::CorrelationData(data) => put(list, 3, data),
             Self::User(name, value) => {
                 list.push(4);
-                write_varint((varint_len(name.len()) + name.len() + value.len()) as u32, list);
+                varint::write((varint::len(name.len()) + name.len() + value.len()) as u64, list);
                 write_bytes(name.as_bytes(), list);
                 list.extend_from_slice(value.as_bytes());
             }
@@ -492,26 +492,8 @@ impl<'a> EventRef<'a> {
     }
 }
 
-fn varint_len(value: usize) -> usize {
-    match value {
-        0..0x80 => 1,
-        0x80..0x4000 => 2,
-        0x4000..0x20_0000 => 3,
-        0x20_0000..0x1000_0000 => 4,
-        _ => 5,
-    }
-}
-
-fn write_varint(mut value: u32, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    write_varint(bytes.len() as u32, out);
+    varint::write(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 

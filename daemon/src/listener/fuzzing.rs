@@ -4,11 +4,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use tidegate_event::Qos;
+use tidegate_event::{Qos, varint};
 
-use super::codec::{
-    self, Ack, Disconnect, Frame, Framed, Kind, Publish, Reason, Version, varint_len,
-};
+use super::codec::{self, Ack, Disconnect, Frame, Framed, Kind, Publish, Reason, Version};
 use super::session::{Inbound, Session};
 
 /// No packet is larger than that here.
@@ -27,7 +25,7 @@ pub fn packets(bytes: &[u8]) {
             Ok(Framed::Frame(frame)) => frame,
         };
         let length = frame.whole.len();
-        assert!(length <= MAX_PACKET && length > varint_len(frame.body.len()));
+        assert!(length <= MAX_PACKET && length > varint::len(frame.body.len()));
         assert!(frame.whole.ends_with(frame.body));
         for version in [Version::V4, Version::V5] {
             packet(&frame, version);

@@ -20,10 +20,10 @@ pub(super) use control::{
     Accepted, Subscribe, SubscribeFilter, Unsubscribe, subscribe, unsubscribe, write_accepted,
     write_refused, write_suback, write_unsuback,
 };
-#[cfg(any(test, fuzzing))]
-pub(super) use publish::varint_len;
 pub(super) use publish::{Publish, PublishWriter};
 pub(super) use reason::{Bad, Reason};
+
+use tidegate_event::varint;
 
 use input::Input;
 
@@ -69,7 +69,7 @@ impl Frame<'_> {
     /// has clients that fill up to four.
     pub(super) fn check_length(&self, version: Version) -> Result<(), Bad> {
         let taken = self.whole.len() - self.body.len() - 1;
-        if version == Version::V5 && taken > publish::varint_len(self.body.len()) {
+        if version == Version::V5 && taken > varint::len(self.body.len()) {
             return Err(Bad::malformed("remaining length of more bytes than it needs"));
         }
         Ok(())

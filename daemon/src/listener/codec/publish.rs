@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use tidegate_event::record::Properties;
-use tidegate_event::{Property, Qos};
+use tidegate_event::{Property, Qos, varint};
 
 use super::input::{Value, id};
 use super::{Bad, Frame, Input, Reason, Version};
@@ -108,7 +108,7 @@ const ALIAS_LEN: usize = 3;
 
 /// Bytes of a packet with this remaining length.
 fn packet_len(length: usize) -> usize {
-    1 + varint_len(length) + length
+    1 + varint::len(length) + length
 }
 
 /// Writes PUBLISH packets for one client.
@@ -165,13 +165,13 @@ impl PublishWriter {
         }
         out.reserve(5 + length);
         out.push(0x30 | (delivery.qos as u8) << 1 | u8::from(delivery.retain));
-        write_varint(length, out);
+        varint::write(length as u64, out);
         write_data(topic.as_bytes(), out);
         if delivery.qos != Qos::AtMostOnce {
             out.extend_from_slice(&id.to_be_bytes());
         }
         if self.version == Version::V5 {
-            write_varint(self.properties.len(), out);
+            varint::write(self.properties.len() as u64, out);
             out.extend_from_slice(&self.properties);
         }
         out.extend_from_slice(payload);
@@ -186,7 +186,7 @@ impl PublishWriter {
         let id = if qos == Qos::AtMostOnce { 0 } else { 2 };
         let properties = match self.version {
             Version::V4 => 0,
-            Version::V5 => varint_len(self.properties.len()) + self.properties.len(),
+            Version::V5 => varint::len(self.properties.len()) + self.properties.len(),
         };
         2 + topic.len() + id + properties + payload.len()
     }
@@ -230,27 +230,9 @@ impl PublishWriter {
         }
         for identifier in &delivery.identifiers {
             out.push(id::SUBSCRIPTION_ID);
-            write_varint(*identifier as usize, out);
+            varint::write(u64::from(*identifier), out);
         }
     }
-}
-
-/// Bytes of a variable byte integer.
-pub(in crate::listener) fn varint_len(value: usize) -> usize {
-    match value {
-        0..0x80 => 1,
-        0x80..0x4000 => 2,
-        0x4000..0x20_0000 => 3,
-        _ => 4,
-    }
-}
-
-fn write_varint(mut value: usize, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 /// At most 65,535 bytes: what a packet brought in.

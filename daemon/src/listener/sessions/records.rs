@@ -31,7 +31,7 @@
 use std::borrow::Cow;
 
 use tidegate_event::record::write_control;
-use tidegate_event::{Filter, Lsn, Qos};
+use tidegate_event::{Filter, Lsn, Qos, varint};
 
 use super::super::codec::Will;
 use crate::bus::{Delivery, Options};
@@ -151,19 +151,19 @@ impl Record<'_> {
     fn put(&self, out: &mut Vec<u8>) -> u8 {
         match self {
             Self::Opened { expiry } => {
-                put_number((*expiry).into(), out);
+                varint::write((*expiry).into(), out);
                 1
             }
             Self::Attached { expiry } => {
-                put_number((*expiry).into(), out);
+                varint::write((*expiry).into(), out);
                 2
             }
             Self::Detached(Detached { at, expiry, will }) => {
                 out.extend_from_slice(&at.to_le_bytes());
-                put_number((*expiry).into(), out);
+                varint::write((*expiry).into(), out);
                 out.push(will.is_some().into());
                 if let Some(will) = will {
-                    put_number(will.delay.into(), out);
+                    varint::write(will.delay.into(), out);
                     out.push(will.qos as u8 | flag(will.retain, RETAIN));
                     put_text(will.topic.as_bytes(), out);
                     put_text(&will.properties, out);
@@ -190,9 +190,9 @@ impl Record<'_> {
             Self::Released(ids) => put_ids(11, ids, out),
             Self::Taken(ids) => put_ids(12, ids, out),
             Self::Position(Position { next, last_id, unsent }) => {
-                put_number(*next, out);
+                varint::write(*next, out);
                 out.extend_from_slice(&last_id.to_le_bytes());
-                put_number(unsent.unwrap_or_default(), out);
+                varint::write(unsent.unwrap_or_default(), out);
                 13
             }
         }
@@ -247,9 +247,9 @@ impl Subscription {
                 | flag(self.greeting, GREETING),
         );
         put_text(self.filter.as_str().as_bytes(), out);
-        put_number(self.from, out);
+        varint::write(self.from, out);
         if let Some(identifier) = identifier {
-            put_number(identifier.into(), out);
+            varint::write(identifier.into(), out);
         }
     }
 }
@@ -260,7 +260,7 @@ impl Flight {
         out.push(self.qos as u8 | flag(retained, RETAINED));
         out.extend_from_slice(&self.id.to_le_bytes());
         match &self.what {
-            What::Event(lsn) => put_number(*lsn, out),
+            What::Event(lsn) => varint::write(*lsn, out),
             What::Retained(topic) => put_text(topic.as_bytes(), out),
         }
     }
@@ -270,16 +270,8 @@ fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
 }
 
-fn put_number(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 fn put_text(bytes: &[u8], out: &mut Vec<u8>) {
-    put_number(bytes.len() as u64, out);
+    varint::write(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 
