@@ -5,6 +5,9 @@
 //! happens, and no client is answered before recovery is done. Two supervisors make the order of the
 //! drain: first what writes to the log ends, then what reads from it.
 
+mod open;
+mod status;
+
 use std::fmt;
 use std::io;
 use std::iter;
@@ -14,10 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use serde::Serialize;
-use tidegate_config::{Config, Gateway as GatewayConfig, Listener as ListenerConfig};
+use tidegate_config::{Config, Listener as ListenerConfig};
 use tidegate_event::cloudevents::Encoder;
-use tidegate_event::{Lane, Lsn};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -28,14 +29,17 @@ use crate::commands::Failure;
 use crate::forward::{self, ForwarderHandle};
 use crate::gate::{Access, Dedup, Gate, login};
 use crate::listener::{self, Listener, Sessions, Tls, Transport};
-use crate::log::{self, Claim, FileSystem, Log, OpenError, Storage};
+use crate::log::{self, FileSystem, Log, Storage};
 use crate::notify::Sockets;
 use crate::progress::Progress;
 use crate::services::{self, Services};
+use crate::state::State;
 use crate::state::ballast::Ballast;
 use crate::state::retention::{Retention, SessionBacklog};
-use crate::state::{Opened, State, StateError};
 use crate::supervise::{Role, Supervisor};
+
+use status::Parts;
+pub use status::{AlertStatus, LogStatus, Status};
 
 /// How long connections may take to end, once the drain began.
 const WRITERS_LIMIT: Duration = Duration::from_secs(5);
@@ -60,57 +64,6 @@ pub struct Gateway {
     /// Who is let in, for [`Gateway::reload_access`].
     access: Access,
     data_dir: PathBuf,
-}
-
-/// What the status is made from.
-#[derive(Debug)]
-struct Parts {
-    id: String,
-    log: Arc<Log>,
-    state: State,
-    forwarders: Vec<ForwarderHandle>,
-    listener: listener::Metrics,
-    services: services::Metrics,
-}
-
-/// How a gateway stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Status {
-    /// Its id.
-    pub gateway: String,
-    /// Events that clients published since the start.
-    pub received: u64,
-    /// The log.
-    pub log: LogStatus,
-    /// Alerts.
-    pub alerts: AlertStatus,
-    /// The sinks, as in the config.
-    pub sinks: Vec<forward::Status>,
-}
-
-/// How its log stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct LogStatus {
-    /// The newest event on disk: how many there have been since the log was created.
-    pub last_lsn: Lsn,
-    /// The oldest event still on disk; `last-lsn + 1` where there is none.
-    pub first_lsn: Lsn,
-    /// Bytes on disk.
-    pub bytes: u64,
-    /// Entries of the loss ledger.
-    pub losses: usize,
-}
-
-/// How its alerts stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct AlertStatus {
-    /// Raised and not cleared.
-    pub open: u64,
-    /// Raised since the start.
-    pub raised: u64,
 }
 
 /// What a gateway leaves behind when it stops.
@@ -168,7 +121,7 @@ impl Gateway {
         let access = load_access(config, &mut registry)?;
         let storage: Arc<dyn Storage> = Arc::new(FileSystem);
         let data_dir = config.gateway.data_dir.clone();
-        let (log, state) = open_log_and_state(&storage, config)?;
+        let (log, state) = open::log_and_state(&storage, config)?;
 
         let writers = Supervisor::new();
         let readers = Supervisor::new();
@@ -330,50 +283,6 @@ impl Gateway {
     }
 }
 
-impl Parts {
-    /// Saves the state and closes the log.
-    async fn save(&self) {
-        let state = self.state.clone();
-        // sled may lose its last seconds in a power cut; the checkpoint is durable.
-        let saved = tokio::task::spawn_blocking(move || state.checkpoint()).await;
-        if let Ok(Err(error)) = saved {
-            warn!("no checkpoint of the state, the next start rebuilds it from the log: {error}");
-        }
-        self.log.close().await;
-    }
-
-    fn status(&self) -> Status {
-        let usage = self.log.usage();
-        Status {
-            gateway: self.id.clone(),
-            received: self.listener.received_in_all(),
-            log: LogStatus {
-                last_lsn: usage.last,
-                first_lsn: usage.first,
-                bytes: usage.bytes,
-                losses: self.log.losses().len(),
-            },
-            alerts: AlertStatus {
-                open: self.services.open_alerts(),
-                raised: self.services.raised_alerts(),
-            },
-            sinks: self.forwarders.iter().map(ForwarderHandle::status).collect(),
-        }
-    }
-}
-
-impl Status {
-    /// Events that the slowest sink does not have yet.
-    pub fn lag(&self) -> u64 {
-        self.sinks.iter().map(|sink| sink.lag_events).max().unwrap_or_default()
-    }
-
-    /// Events that every sink has.
-    pub fn forwarded(&self) -> u64 {
-        self.log.last_lsn - self.lag().min(self.log.last_lsn)
-    }
-}
-
 impl fmt::Display for Left {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.events {
@@ -389,64 +298,6 @@ impl fmt::Display for Left {
 
 fn local(address: io::Result<SocketAddr>) -> Result<SocketAddr, Failure> {
     address.map_err(|error| Failure::system("cannot tell the address of a socket", &error))
-}
-
-/// The state says which events of the log are known; and the log, which events the state is about.
-fn open_log_and_state(
-    storage: &Arc<dyn Storage>,
-    config: &Config,
-) -> Result<(Arc<Log>, State), Failure> {
-    let options = log::Options {
-        dir: config.gateway.data_dir.join("log"),
-        lane: Lane(0),
-        max_size: config.log.max_size.0,
-        segment_size: config.log.segment_size.0,
-        max_delay: config.log.commit.max_delay.0,
-        max_bytes: config.log.commit.max_bytes.as_usize(),
-    };
-    let claim = Claim::new(Arc::clone(storage), options).map_err(|error| log_refused(&error))?;
-    let state = open_state(&config.gateway)?;
-    let known = state.known().map_err(|error| state_refused(&error))?;
-    let (log, recovery) = claim.open(known).map_err(|error| log_refused(&error))?;
-    for lost in &recovery.quarantined {
-        let (first, last) = (lost.start(), lost.end());
-        warn!(first, last, "events are damaged or missing; they are entered in the loss ledger");
-    }
-    if recovery.control_lost > 0 {
-        let places = recovery.control_lost;
-        warn!(places, "control records are damaged: sessions may have changed since");
-    }
-    state.bind(log.id(1).epoch).map_err(|error| state_refused(&error))?;
-    let sinks = &config.sinks;
-    let is_sink = |name: &str| sinks.iter().any(|sink| sink.name == name);
-    state.cursors().retain(is_sink).map_err(|error| state_refused(&error))?;
-    Ok((log, state))
-}
-
-fn log_refused(error: &OpenError) -> Failure {
-    let code = match error {
-        OpenError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Failure::EX_NOPERM
-        }
-        OpenError::Io { .. } => Failure::EX_CANTCREAT,
-        OpenError::Locked { .. } | OpenError::Newer { .. } => Failure::EX_UNAVAILABLE,
-    };
-    Failure::new(code, error.to_string())
-}
-
-fn state_refused(error: &StateError) -> Failure {
-    Failure::new(Failure::EX_CANTCREAT, error.to_string())
-}
-
-fn open_state(config: &GatewayConfig) -> Result<State, Failure> {
-    let (state, opened) =
-        State::open(&config.data_dir.join("state")).map_err(|error| state_refused(&error))?;
-    match opened {
-        Opened::Fine => {}
-        Opened::Rebuilt => info!("the state is rebuilt from its checkpoint and the log"),
-        Opened::InMemory => warn!("the disk takes no state database; state stays in memory"),
-    }
-    Ok(state)
 }
 
 /// Without the thread that writes the log nobody is acknowledged any more: then the daemon stops.
