@@ -157,23 +157,23 @@ mod options;
 mod metrics;
 // The disk.
 pub mod storage;
+// What is said to who opens it, appends to it, and watches it.
+mod claim;
+mod commit;
+mod usage;
 
 #[cfg(test)]
 mod tests;
 
-use std::future::Future;
-use std::ops::RangeInclusive;
-use std::path::Path;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tidegate_event::{BlockBuilder, EventId, Lsn};
-use tokio::sync::{oneshot, watch};
-use tracing::info;
+use tokio::sync::watch;
 
+pub use claim::Claim;
+pub use commit::{Append, Commit, NotStored};
 pub use ledger::{Ledger, Loss, Reason};
 pub use metrics::Metrics;
 pub use options::Options;
@@ -181,15 +181,11 @@ pub use reader::{Chunk, Frame, Read, ReadError, Reader};
 pub use recovery::{OpenError, Recovery};
 pub use restore::Restore;
 pub use storage::{FileSystem, Storage};
-
-use storage::File;
+pub use usage::Usage;
 
 use crate::progress::Progress;
-use quarantine::Quarantine;
-use queue::{Need, Queue, Refusal};
-use recovery::{Place, Recovered};
+use queue::{Need, Refusal};
 use shared::Shared;
-use writer::Writer;
 
 const LOCK: &str = "lock";
 const LEDGER: &str = "ledger";
@@ -200,129 +196,6 @@ const LEDGER: &str = "ledger";
 pub struct Log {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// The directory of a log, taken: no other process opens it meanwhile.
-#[derive(Debug)]
-pub struct Claim {
-    storage: Arc<dyn Storage>,
-    options: Options,
-    lock: Arc<dyn File>,
-}
-
-impl Claim {
-    /// Creates the directory if it is missing, and takes it.
-    pub fn new(storage: Arc<dyn Storage>, options: Options) -> Result<Self, OpenError> {
-        let dir = &options.dir;
-        storage.create_dir(dir).map_err(OpenError::io("create", dir))?;
-        let lock = dir.join(LOCK);
-        match storage.lock(&lock).map_err(OpenError::io("lock", &lock))? {
-            Some(lock) => Ok(Self { storage, options, lock }),
-            None => Err(OpenError::Locked { path: lock }),
-        }
-    }
-
-    /// Opens the log and starts its writer thread. `known` is the newest event that was read from it
-    /// before, as far as anybody remembers: its LSN and those below are never given again.
-    pub fn open(self, known: Option<EventId>) -> Result<(Arc<Log>, Recovery), OpenError> {
-        let (log, writer, recovery) = self.open_unstarted(known)?;
-        let thread = std::thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || writer.run())
-            .map_err(OpenError::io("start the writer of", &log.shared.dir))?;
-        *log.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        Ok((Arc::new(log), recovery))
-    }
-
-    /// Opens the log, without a thread for its writer.
-    fn open_unstarted(self, known: Option<EventId>) -> Result<(Log, Writer, Recovery), OpenError> {
-        let Self { storage, options, lock } = self;
-        let dir = &options.dir;
-        let quarantine = Quarantine::new(Arc::clone(&storage), dir);
-        let ledger = open_ledger(&storage, dir, &quarantine)?;
-        let place = Place {
-            storage: &storage,
-            dir,
-            lane: options.lane,
-            ledger: &ledger,
-            quarantine: &quarantine,
-        };
-        let recovered = place.recover(known)?;
-        let Recovered { epoch, table, next, sequence, active, report } = recovered;
-        let committed = next - 1;
-        let bytes = table.bytes();
-        info!(
-            dir = %dir.display(), segments = table.0.len(), bytes, last = committed,
-            torn_bytes = report.torn_bytes, lost = report.quarantined.len(),
-            set_aside = report.set_aside.len(), "log opened"
-        );
-        let shared = Arc::new(Shared {
-            storage,
-            epoch,
-            lane: options.lane,
-            queue: Queue::new(options.bounds()),
-            dir: options.dir,
-            table: RwLock::new(table),
-            bytes: AtomicU64::new(bytes),
-            committed: AtomicU64::new(committed),
-            watch: watch::Sender::new(committed),
-            released: AtomicU64::new(0),
-            released_control: AtomicU64::new(0),
-            control_lost: AtomicU64::new(report.control_lost),
-            disk_full: AtomicBool::new(false),
-            ledger,
-            quarantine,
-            stopped: watch::Sender::new(false),
-        });
-        let writer = Writer::new(Arc::clone(&shared), active, next, sequence, lock);
-        Ok((Log { shared, writer: Mutex::new(None) }, writer, report))
-    }
-}
-
-/// What [`Log::append`] did with a block.
-#[derive(Debug)]
-pub enum Append {
-    /// It waits for the next commit.
-    Accepted(Commit),
-    /// There is no room on disk (`max_size`): the block was not taken. [`Log::room`] says when to try
-    /// again.
-    Full,
-    /// As many bytes wait for the disk as may (4 × `max_bytes`): the block was not taken.
-    /// [`Log::room`] says when to try again, which is after the next commit.
-    Busy,
-    /// The disk does not take writes: the block was not taken. [`Log::room`] says when to try again.
-    Unavailable,
-}
-
-/// Resolves when the block's fate is known: its LSNs once an fdatasync covers it; an empty range for
-/// control records.
-#[derive(Debug)]
-pub struct Commit(oneshot::Receiver<queue::Answer>);
-
-impl Future for Commit {
-    type Output = Result<RangeInclusive<Lsn>, NotStored>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(NotStored)))
-    }
-}
-
-/// The commit failed: none of the block's events may be acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the event could not be written to disk")]
-pub struct NotStored;
-
-/// What a log holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    /// Bytes on disk.
-    pub bytes: u64,
-    /// The oldest LSN that can still be read; `last + 1` when there is none.
-    pub first: Lsn,
-    /// The newest durable LSN; 0 when there never was one.
-    pub last: Lsn,
-    /// Segment files.
-    pub segments: usize,
 }
 
 impl Log {
@@ -353,7 +226,7 @@ impl Log {
 
     fn submit(&self, blocks: &[u8], count: u32, flags: u32) -> Append {
         match self.shared.queue.append(blocks, count, flags, self.shared.bytes()) {
-            Ok(commit) => Append::Accepted(Commit(commit)),
+            Ok(commit) => Append::Accepted(Commit::of(commit)),
             Err(Refusal::Full) => {
                 self.shared.roll_if_drained();
                 Append::Full
@@ -423,55 +296,9 @@ impl Log {
         self.shared.queue.released();
     }
 
-    /// Bytes on disk that [`Log::release`] would free at once, or as soon as the writer has begun a
-    /// new segment because appenders lack room.
-    pub fn releasable(&self, before: Lsn, mark: u64) -> u64 {
-        self.shared.releasable(before, mark)
-    }
-
-    /// The first LSN of the newest segments that take up no more than `bytes`; the next LSN where the
-    /// newest alone is larger.
-    pub fn newest_within(&self, bytes: u64) -> Lsn {
-        let table = self.shared.table();
-        let mut room = bytes;
-        let mut oldest = self.shared.committed() + 1;
-        for segment in table.0.iter().rev() {
-            let Some(left) = room.checked_sub(segment.len()) else { break };
-            (room, oldest) = (left, segment.header.first);
-        }
-        oldest
-    }
-
-    /// What it holds now.
-    pub fn usage(&self) -> Usage {
-        let table = self.shared.table();
-        let last = self.shared.committed();
-        Usage {
-            bytes: self.shared.bytes(),
-            first: table.oldest().unwrap_or(last + 1),
-            last,
-            segments: table.0.len(),
-        }
-    }
-
-    /// Whether the disk takes no writes because it is full, though `max_size` is not used up.
-    pub fn is_disk_full(&self) -> bool {
-        self.shared.disk_full.load(Ordering::Acquire)
-    }
-
-    /// Damaged places that cost control records and no event, met since the log was opened.
-    pub fn control_lost(&self) -> u64 {
-        self.shared.control_lost.load(Ordering::Relaxed)
-    }
-
     /// How far its writer is: a step is a commit, or an attempt at one.
     pub fn progress(&self) -> Progress {
         self.shared.queue.progress()
-    }
-
-    /// The loss ledger's entries, oldest first.
-    pub fn losses(&self) -> Vec<Loss> {
-        self.shared.ledger.entries()
     }
 
     /// Commits what waits, then stops the writer; later appends answer [`Append::Unavailable`].
@@ -502,20 +329,4 @@ impl Drop for Log {
             let _ = writer.join();
         }
     }
-}
-
-/// Opens the ledger; one that cannot be read is set aside.
-fn open_ledger(
-    storage: &Arc<dyn Storage>,
-    dir: &Path,
-    quarantine: &Quarantine,
-) -> Result<Ledger, OpenError> {
-    let path = dir.join(LEDGER);
-    let open = || Ledger::open(Arc::clone(storage), path.clone());
-    open()
-        .or_else(|error| {
-            quarantine.set_aside(LEDGER, &error.to_string());
-            open()
-        })
-        .map_err(OpenError::io("read", &path))
 }

@@ -3,12 +3,17 @@
 mod damage;
 mod model;
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tidegate_event::record::{self, Properties};
 use tidegate_event::{BlockBuilder, Draft, Lane, Qos, Received};
 
+use super::storage::Storage;
+use super::writer::Writer;
 use super::*;
 
 fn options(dir: &Path) -> Options {

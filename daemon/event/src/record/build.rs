@@ -1,0 +1,127 @@
+//! Writes blocks.
+
+use super::property::write_bytes;
+use super::{BLOCK_HEADER, Draft, HAS_PROPERTIES, KIND_CONTROL, KIND_EVENTS, RETAIN, SAME_TOPIC};
+use crate::time::Received;
+
+/// Builds one block of events in a buffer that can be used again.
+#[derive(Debug)]
+pub struct BlockBuilder {
+    bytes: Vec<u8>,
+    count: u32,
+    has_retained: bool,
+    has_packet_id: bool,
+    /// Where the topic of the record before lies in `bytes`.
+    last_topic: std::ops::Range<usize>,
+}
+
+/// Where the count lies: behind the block's header.
+const COUNT_AT: usize = BLOCK_HEADER;
+
+impl BlockBuilder {
+    /// An empty block of events from `origin` (at most 65,535 bytes, as an MQTT string), received at
+    /// `received`.
+    pub fn new(origin: &str, received: Received) -> Self {
+        let mut builder = Self {
+            bytes: Vec::new(),
+            count: 0,
+            has_retained: false,
+            has_packet_id: false,
+            last_topic: 0..0,
+        };
+        builder.restart(origin, received);
+        builder
+    }
+
+    /// Empties the block and begins it anew, keeping the buffer.
+    pub fn restart(&mut self, origin: &str, received: Received) {
+        self.bytes.clear();
+        self.count = 0;
+        (self.has_retained, self.has_packet_id) = (false, false);
+        self.last_topic = 0..0;
+        self.bytes.push(KIND_EVENTS);
+        self.bytes.extend_from_slice(&[0; 8]);
+        match received {
+            Received::Synced { unix_micros } => {
+                self.bytes.push(0);
+                self.bytes.extend_from_slice(&unix_micros.to_le_bytes());
+            }
+            Received::SinceBoot { unix_micros, boot, nanos } => {
+                self.bytes.push(1);
+                self.bytes.extend_from_slice(&unix_micros.to_le_bytes());
+                self.bytes.extend_from_slice(&boot.to_le_bytes());
+                self.bytes.extend_from_slice(&nanos.to_le_bytes());
+            }
+        }
+        write_bytes(origin.as_bytes(), &mut self.bytes);
+    }
+
+    /// Appends one event.
+    pub fn push(&mut self, event: &Draft<'_>) {
+        let same_topic =
+            self.count > 0 && &self.bytes[self.last_topic.clone()] == event.topic.as_bytes();
+        let mut head = event.qos as u8;
+        if event.retain {
+            head |= RETAIN;
+            self.has_retained = true;
+        }
+        if same_topic {
+            head |= SAME_TOPIC;
+        }
+        if !event.properties.is_empty() {
+            head |= HAS_PROPERTIES;
+            self.has_packet_id |= event.properties.packet_id().is_some();
+        }
+        self.bytes.push(head);
+        if !same_topic {
+            write_bytes(event.topic.as_bytes(), &mut self.bytes);
+            self.last_topic = self.bytes.len() - event.topic.len()..self.bytes.len();
+        }
+        if !event.properties.is_empty() {
+            write_bytes(event.properties.as_bytes(), &mut self.bytes);
+        }
+        write_bytes(event.payload, &mut self.bytes);
+        self.count += 1;
+    }
+
+    /// How many events it holds.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether one of them is to be retained.
+    pub fn has_retained(&self) -> bool {
+        self.has_retained
+    }
+
+    /// Whether one of them has a [`super::Property::PacketId`].
+    pub fn has_packet_id(&self) -> bool {
+        self.has_packet_id
+    }
+
+    /// Bytes so far, headers included.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it holds no event.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The finished block. More events may follow; then finish it again.
+    pub fn finish(&mut self) -> &[u8] {
+        let length = (self.bytes.len() - BLOCK_HEADER) as u32;
+        self.bytes[1..BLOCK_HEADER].copy_from_slice(&length.to_le_bytes());
+        self.bytes[COUNT_AT..COUNT_AT + 4].copy_from_slice(&self.count.to_le_bytes());
+        &self.bytes
+    }
+}
+
+/// Appends a control block of type `control` to `out`.
+pub fn write_control(control: u8, body: &[u8], out: &mut Vec<u8>) {
+    out.push(KIND_CONTROL);
+    out.extend_from_slice(&(1 + body.len() as u32).to_le_bytes());
+    out.push(control);
+    out.extend_from_slice(body);
+}

@@ -1,0 +1,106 @@
+use super::*;
+use crate::id::{Epoch, Lane};
+
+const FIRST: EventId = EventId { epoch: Epoch(7), lane: Lane(0), lsn: 41 };
+
+fn frame() -> Vec<u8> {
+    let mut properties = Vec::new();
+    Property::ContentType("text/plain").write(&mut properties);
+    Property::User("traceparent", "00-1-2-01").write(&mut properties);
+    Property::CorrelationData(&[0, 255]).write(&mut properties);
+    Property::MessageExpiry(60).write(&mut properties);
+    Property::PacketId(0x1234).write(&mut properties);
+    let mut builder = BlockBuilder::new("boiler-7", Received::Synced { unix_micros: 5 });
+    let plain = Draft {
+        topic: "plant/boiler-7/temperature",
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        properties: Properties::default(),
+        payload: b"91.5",
+    };
+    builder.push(&plain);
+    builder.push(&Draft { payload: &[7; 300], ..plain });
+    builder.push(&Draft {
+        topic: "x",
+        retain: true,
+        qos: Qos::ExactlyOnce,
+        properties: Properties::new(&properties),
+        payload: b"",
+    });
+    let mut frame = builder.finish().to_vec();
+    write_control(9, b"later", &mut frame);
+    builder.restart("pump-1", Received::SinceBoot { unix_micros: -1, boot: 3, nanos: 4 });
+    builder.push(&plain);
+    frame.extend_from_slice(builder.finish());
+    frame
+}
+
+#[test]
+fn events_read_back_as_they_were_written() {
+    let frame = frame();
+    let events: Vec<_> = events(&frame, FIRST).collect::<Result<_, _>>().unwrap();
+    let lsns: Vec<_> = events.iter().map(EventRef::lsn).collect();
+    assert_eq!(lsns, [41, 42, 43, 44]);
+    assert_eq!(events[0].topic, "plant/boiler-7/temperature");
+    assert_eq!(
+        (events[0].qos, events[0].retain, events[0].payload),
+        (Qos::AtLeastOnce, false, &b"91.5"[..])
+    );
+    assert_eq!((events[1].topic, events[1].payload), ("plant/boiler-7/temperature", &[7; 300][..]));
+    assert_eq!((events[2].topic, events[2].qos, events[2].retain), ("x", Qos::ExactlyOnce, true));
+    let properties: Vec<_> = events[2].properties.iter().collect();
+    assert_eq!(
+        properties,
+        [
+            Property::ContentType("text/plain"),
+            Property::User("traceparent", "00-1-2-01"),
+            Property::CorrelationData(&[0, 255]),
+            Property::MessageExpiry(60),
+            Property::PacketId(0x1234),
+        ]
+    );
+    assert_eq!(events[0].properties.packet_id(), None);
+    assert_eq!(events[2].properties.packet_id(), Some(0x1234));
+    assert_eq!(events[2].origin, "boiler-7");
+    assert_eq!(
+        (events[3].origin, events[3].received),
+        ("pump-1", Received::SinceBoot { unix_micros: -1, boot: 3, nanos: 4 })
+    );
+}
+
+#[test]
+fn a_cut_frame_is_malformed_and_never_a_panic() {
+    let whole = frame();
+    for end in 1..whole.len() {
+        let read = events(&whole[..end], FIRST).filter(Result::is_ok).count();
+        assert!(read <= 4);
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_never_a_panic() {
+    let whole = frame();
+    for bit in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        for event in events(&flipped, FIRST).flatten() {
+            event.properties.iter().for_each(drop);
+        }
+    }
+}
+
+#[test]
+fn a_typical_sensor_event_costs_three_bytes_beside_its_payload() {
+    let mut builder = BlockBuilder::new("a", Received::Synced { unix_micros: 0 });
+    let event = Draft {
+        topic: "t",
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        properties: Properties::default(),
+        payload: &[1; 200],
+    };
+    builder.push(&event);
+    let before = builder.len();
+    builder.push(&event);
+    assert_eq!(builder.len() - before, 203);
+}

@@ -1,0 +1,113 @@
+//! Taking a log's directory, and opening the log in it.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tidegate_event::EventId;
+use tokio::sync::watch;
+use tracing::info;
+
+use super::quarantine::Quarantine;
+use super::queue::Queue;
+use super::recovery::{OpenError, Place, Recovered, Recovery};
+use super::shared::Shared;
+use super::storage::{File, Storage};
+use super::writer::Writer;
+use super::{LEDGER, LOCK, Ledger, Log, Options};
+
+/// The directory of a log, taken: no other process opens it meanwhile.
+#[derive(Debug)]
+pub struct Claim {
+    storage: Arc<dyn Storage>,
+    options: Options,
+    lock: Arc<dyn File>,
+}
+
+impl Claim {
+    /// Creates the directory if it is missing, and takes it.
+    pub fn new(storage: Arc<dyn Storage>, options: Options) -> Result<Self, OpenError> {
+        let dir = &options.dir;
+        storage.create_dir(dir).map_err(OpenError::io("create", dir))?;
+        let lock = dir.join(LOCK);
+        match storage.lock(&lock).map_err(OpenError::io("lock", &lock))? {
+            Some(lock) => Ok(Self { storage, options, lock }),
+            None => Err(OpenError::Locked { path: lock }),
+        }
+    }
+
+    /// Opens the log and starts its writer thread. `known` is the newest event that was read from it
+    /// before, as far as anybody remembers: its LSN and those below are never given again.
+    pub fn open(self, known: Option<EventId>) -> Result<(Arc<Log>, Recovery), OpenError> {
+        let (log, writer, recovery) = self.open_unstarted(known)?;
+        let thread = std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || writer.run())
+            .map_err(OpenError::io("start the writer of", &log.shared.dir))?;
+        *log.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok((Arc::new(log), recovery))
+    }
+
+    /// Opens the log, without a thread for its writer.
+    pub(super) fn open_unstarted(
+        self,
+        known: Option<EventId>,
+    ) -> Result<(Log, Writer, Recovery), OpenError> {
+        let Self { storage, options, lock } = self;
+        let dir = &options.dir;
+        let quarantine = Quarantine::new(Arc::clone(&storage), dir);
+        let ledger = open_ledger(&storage, dir, &quarantine)?;
+        let place = Place {
+            storage: &storage,
+            dir,
+            lane: options.lane,
+            ledger: &ledger,
+            quarantine: &quarantine,
+        };
+        let recovered = place.recover(known)?;
+        let Recovered { epoch, table, next, sequence, active, report } = recovered;
+        let committed = next - 1;
+        let bytes = table.bytes();
+        info!(
+            dir = %dir.display(), segments = table.0.len(), bytes, last = committed,
+            torn_bytes = report.torn_bytes, lost = report.quarantined.len(),
+            set_aside = report.set_aside.len(), "log opened"
+        );
+        let shared = Arc::new(Shared {
+            storage,
+            epoch,
+            lane: options.lane,
+            queue: Queue::new(options.bounds()),
+            dir: options.dir,
+            table: RwLock::new(table),
+            bytes: AtomicU64::new(bytes),
+            committed: AtomicU64::new(committed),
+            watch: watch::Sender::new(committed),
+            released: AtomicU64::new(0),
+            released_control: AtomicU64::new(0),
+            control_lost: AtomicU64::new(report.control_lost),
+            disk_full: AtomicBool::new(false),
+            ledger,
+            quarantine,
+            stopped: watch::Sender::new(false),
+        });
+        let writer = Writer::new(Arc::clone(&shared), active, next, sequence, lock);
+        Ok((Log { shared, writer: Mutex::new(None) }, writer, report))
+    }
+}
+
+/// Opens the ledger; one that cannot be read is set aside.
+fn open_ledger(
+    storage: &Arc<dyn Storage>,
+    dir: &Path,
+    quarantine: &Quarantine,
+) -> Result<Ledger, OpenError> {
+    let path = dir.join(LEDGER);
+    let open = || Ledger::open(Arc::clone(storage), path.clone());
+    open()
+        .or_else(|error| {
+            quarantine.set_aside(LEDGER, &error.to_string());
+            open()
+        })
+        .map_err(OpenError::io("read", &path))
+}

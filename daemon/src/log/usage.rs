@@ -1,0 +1,68 @@
+//! What a log holds, and what it has lost.
+
+use std::sync::atomic::Ordering;
+
+use tidegate_event::Lsn;
+
+use super::{Log, Loss};
+
+/// What a log holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// The oldest LSN that can still be read; `last + 1` when there is none.
+    pub first: Lsn,
+    /// The newest durable LSN; 0 when there never was one.
+    pub last: Lsn,
+    /// Segment files.
+    pub segments: usize,
+}
+
+impl Log {
+    /// Bytes on disk that [`Log::release`] would free at once, or as soon as the writer has begun a
+    /// new segment because appenders lack room.
+    pub fn releasable(&self, before: Lsn, mark: u64) -> u64 {
+        self.shared.releasable(before, mark)
+    }
+
+    /// The first LSN of the newest segments that take up no more than `bytes`; the next LSN where the
+    /// newest alone is larger.
+    pub fn newest_within(&self, bytes: u64) -> Lsn {
+        let table = self.shared.table();
+        let mut room = bytes;
+        let mut oldest = self.shared.committed() + 1;
+        for segment in table.0.iter().rev() {
+            let Some(left) = room.checked_sub(segment.len()) else { break };
+            (room, oldest) = (left, segment.header.first);
+        }
+        oldest
+    }
+
+    /// What it holds now.
+    pub fn usage(&self) -> Usage {
+        let table = self.shared.table();
+        let last = self.shared.committed();
+        Usage {
+            bytes: self.shared.bytes(),
+            first: table.oldest().unwrap_or(last + 1),
+            last,
+            segments: table.0.len(),
+        }
+    }
+
+    /// Whether the disk takes no writes because it is full, though `max_size` is not used up.
+    pub fn is_disk_full(&self) -> bool {
+        self.shared.disk_full.load(Ordering::Acquire)
+    }
+
+    /// Damaged places that cost control records and no event, met since the log was opened.
+    pub fn control_lost(&self) -> u64 {
+        self.shared.control_lost.load(Ordering::Relaxed)
+    }
+
+    /// The loss ledger's entries, oldest first.
+    pub fn losses(&self) -> Vec<Loss> {
+        self.shared.ledger.entries()
+    }
+}
