@@ -40,3 +40,6 @@ pub mod receiver;
 pub mod gateway;
 // and the commands that start it.
 pub mod commands;
+// What a fuzzer does to all that.
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;

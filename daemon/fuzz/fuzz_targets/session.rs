@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidegate::listener::fuzzing::session(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidegate::fuzzing::run("session", bytes));

@@ -9,6 +9,8 @@
 mod access;
 mod acl;
 mod dedup;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod identity;
 pub mod login;
 mod rights;

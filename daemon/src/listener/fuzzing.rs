@@ -1,6 +1,4 @@
-//! What a fuzzer calls: any bytes, as packets and as the events of a session. Each panics where something
-//! is wrong, and otherwise answers nothing. The targets of `daemon/fuzz` call these, and so do the
-//! tests, with random bytes.
+//! Any bytes, as packets and as the events of a session.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -9,11 +7,15 @@ use tidegate_event::{Qos, varint};
 use super::codec::{self, Ack, Disconnect, Frame, Framed, Kind, Publish, Reason, Version};
 use super::session::{Inbound, Session};
 
+pub(crate) use super::http::fuzzing::posts;
+pub(crate) use super::sessions::fuzzing::records;
+pub(crate) use super::transport::fuzzing::websocket;
+
 /// No packet is larger than that here.
 const MAX_PACKET: usize = 4096;
 
 /// Reads `bytes` as the packets of a connection, each by all that may have to read it.
-pub fn packets(bytes: &[u8]) {
+pub(crate) fn packets(bytes: &[u8]) {
     let mut rest = bytes;
     loop {
         let frame = match codec::frame(rest, MAX_PACKET) {
@@ -93,7 +95,7 @@ struct Model {
 }
 
 /// Does to a session what `bytes` say, two bytes a step, and compares it with a model.
-pub fn session(bytes: &[u8]) {
+pub(crate) fn session(bytes: &[u8]) {
     let Some((&[limits], steps)) = bytes.split_first_chunk::<1>() else { return };
     let window = usize::from(limits & 0x0f) + 1;
     let receive_maximum = usize::from(limits >> 4) + 1;

@@ -30,7 +30,7 @@ mod codec;
 mod connect;
 mod connection;
 #[cfg(any(test, fuzzing))]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod http;
 mod inbound;
 mod keeping;

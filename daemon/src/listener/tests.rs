@@ -4,7 +4,6 @@ mod bad_input;
 mod broker;
 mod disk;
 mod durability;
-mod fuzzing;
 mod options;
 mod publishing;
 mod sessions;

@@ -132,6 +132,8 @@
 
 // One group commit on disk,
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 // many of them in a file, many files in a table,
 mod segment;
 // read one after the other, past damage.

@@ -72,6 +72,12 @@ impl Tokens {
         Ok(Self { key, config: config.clone() })
     }
 
+    /// With a key that is at hand.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn with_secret(secret: &[u8], config: config::Jwt) -> Option<Self> {
+        Some(Self { key: Key::new(config.algorithm, secret).ok()?, config })
+    }
+
     /// Whether a password has the form of a token: only then it is taken for one.
     pub(super) fn look_like(password: &[u8]) -> bool {
         let url_safe = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);

@@ -65,7 +65,7 @@ impl Key {
         key.map_err(|what| KeyError::Content { file: file.into(), what })
     }
 
-    fn new(algorithm: JwtAlgorithm, content: &[u8]) -> Result<Self, &'static str> {
+    pub(super) fn new(algorithm: JwtAlgorithm, content: &[u8]) -> Result<Self, &'static str> {
         let bytes: Box<[u8]> = match algorithm {
             JwtAlgorithm::Hs256 => {
                 let line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');

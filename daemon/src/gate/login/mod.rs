@@ -13,6 +13,8 @@
 //! (`failures`).
 
 mod failures;
+#[cfg(any(test, fuzzing))]
+pub(in crate::gate) mod fuzzing;
 mod generations;
 mod hash;
 mod jwt;

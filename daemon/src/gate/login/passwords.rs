@@ -55,7 +55,11 @@ impl Passwords {
     /// If it cannot be read, or a line of it is not understood: a user who is missing in silence would
     /// be worse.
     pub fn load(file: &Path) -> Result<Self, PasswordsError> {
-        let text = read(file)?;
+        Self::parse(file, &read(file)?)
+    }
+
+    /// Reads the content of a password file.
+    pub(in crate::gate) fn parse(file: &Path, text: &str) -> Result<Self, PasswordsError> {
         let content = |line, what| PasswordsError::Content { file: file.into(), line, what };
         let mut users = HashMap::new();
         for (number, line) in text.lines().enumerate() {

@@ -30,6 +30,8 @@
 //! many failed logins, 503 no room or no disk.
 
 mod draft;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod login;
 mod metrics;
 mod problem;

@@ -28,6 +28,8 @@
 //! ([`Sessions::needed`]), what it missed is counted (`tidegate_deliveries_lost`) and logged.
 
 mod again;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hold;
 mod journal;
 mod records;

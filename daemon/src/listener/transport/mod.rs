@@ -30,6 +30,8 @@ use crate::gate::Certificate;
 use stream::Channel;
 pub(super) use stream::Stream;
 pub use tls::{Tls, TlsProblem};
+#[cfg(any(test, fuzzing))]
+pub(super) use websocket::fuzzing;
 use websocket::{Refused, WebSocket};
 
 /// How long a client may take to read why its upgrade was refused.

@@ -5,6 +5,8 @@
 //! no buffer, and a frame of any length needs none. No extensions, no text.
 
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod upgrade;
 
 use std::io;

@@ -95,7 +95,7 @@ where
 }
 
 /// The answer to a request that is whole.
-fn answer(request: &[u8], origins: &[String]) -> Result<String, Refused> {
+pub(super) fn answer(request: &[u8], origins: &[String]) -> Result<String, Refused> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(request) {

@@ -1,0 +1,32 @@
+//! Any bytes, as what lies in a segment file.
+
+use super::frame::{self, HEADER_LEN, Parsed};
+use super::segment;
+
+/// Headers are read or not; frames are found, whatever surrounds them.
+pub(crate) fn frames(bytes: &[u8]) {
+    const SALT: u64 = 0x5a17;
+    let _ = segment::Header::decode(bytes);
+    if let Ok(name) = std::str::from_utf8(bytes) {
+        let _ = segment::parse_name(name);
+    }
+    match frame::parse(bytes, SALT) {
+        Parsed::Frame(header) => assert!(header.frame_len() <= bytes.len()),
+        Parsed::Incomplete(need) => assert!(need > bytes.len()),
+        Parsed::Bad => {}
+    }
+    let found = frame::resync(bytes, SALT, 0..u64::MAX);
+    if let Some((at, header)) = found {
+        assert_eq!(frame::parse(&bytes[at..], SALT), Parsed::Frame(header));
+    }
+    // A good one behind is found, or one before it.
+    let mut good = vec![0; HEADER_LEN];
+    good.extend_from_slice(b"payload");
+    frame::seal(&mut good, 7, 1, 0, SALT);
+    let all = [bytes, &good].concat();
+    assert!(matches!(frame::parse(&good, SALT), Parsed::Frame(_)));
+    if !bytes.is_empty() && !matches!(frame::parse(&all, SALT), Parsed::Frame(_)) {
+        let at = frame::resync(&all, SALT, 0..u64::MAX).map(|(at, _)| at);
+        assert!(at.is_some_and(|at| at <= bytes.len()), "{at:?}");
+    }
+}
