@@ -10,10 +10,9 @@ mod status;
 
 use std::fmt;
 use std::io;
-use std::iter;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -39,7 +38,7 @@ use crate::state::retention::{Retention, SessionBacklog};
 use crate::supervise::{Role, Supervisor};
 
 use status::Parts;
-pub use status::{AlertStatus, LogStatus, Status};
+pub use status::{AlertStatus, ClientStatus, DiskStatus, LogStatus, Status};
 
 /// How long connections may take to end, once the drain began.
 const WRITERS_LIMIT: Duration = Duration::from_secs(5);
@@ -172,7 +171,17 @@ impl Gateway {
             writers.clone(),
         );
         let id = config.gateway.id.clone();
-        let parts = Arc::new(Parts { id, log, state, forwarders, listener, services });
+        let parts = Arc::new(Parts {
+            id,
+            log,
+            state,
+            forwarders,
+            listener,
+            services,
+            max_bytes: config.log.max_size.0,
+            data_dir: data_dir.clone(),
+            watch: Mutex::default(),
+        });
         let (readiness, latch) = Readiness::new();
         serve_admin(admin, registry, readiness, &parts, &readers);
         for listener in listeners {
@@ -241,14 +250,12 @@ impl Gateway {
 
     /// How far the parts are that must not stand still: the log's writer, then every forwarder.
     pub fn progress(&self) -> impl Iterator<Item = Progress> {
-        let forwarders = self.parts.forwarders.iter().map(ForwarderHandle::progress);
-        iter::once(self.parts.log.progress()).chain(forwarders)
+        self.parts.progress()
     }
 
     /// The name of one of them.
     pub fn part(&self, index: usize) -> &str {
-        let sink = index.checked_sub(1).and_then(|index| self.parts.forwarders.get(index));
-        sink.map_or("the log's writer", ForwarderHandle::name)
+        self.parts.name(index)
     }
 
     /// Resolves when a part that the gateway is nothing without has ended.
@@ -406,9 +413,14 @@ fn serve_admin(
     parts: &Arc<Parts>,
     readers: &Supervisor,
 ) {
-    let parts = Arc::clone(parts);
-    let status = move || serde_json::to_value(parts.status()).unwrap_or_default();
-    let sources = Sources { registry, readiness, status: Box::new(status) };
+    let (of_status, of_health) = (Arc::clone(parts), Arc::clone(parts));
+    let status = move || serde_json::to_value(of_status.status()).unwrap_or_default();
+    let sources = Sources {
+        registry,
+        readiness,
+        status: Box::new(status),
+        standing_still: Box::new(move || of_health.standing_still()),
+    };
     let drain = readers.drain().clone();
     readers.spawn("admin", Role::Critical, admin.serve(Arc::new(sources), drain));
 }

@@ -2,10 +2,10 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/health` | 200 while the process works; for a liveness probe |
+//! | `/health` | 200 while the process works; 503 once the log's writer or a forwarder has stood still for 30 s; for a liveness probe |
 //! | `/ready` | 200 once every listener is bound and recovery is done, 503 before |
 //! | `/metrics` | Prometheus (OpenMetrics text 1.0) |
-//! | `/status` | a JSON object: the log, each sink's cursor, lag and state, the open alerts |
+//! | `/status` | a JSON object: what is wrong, the log, the disk, the clients, each sink's cursor, lag and state, the open alerts; `tidegate status` prints it |
 //!
 //! It serves whoever reaches its address, so it is bound to loopback unless the config says
 //! otherwise. Each request is answered from memory.
@@ -40,6 +40,8 @@ pub struct Sources {
     pub readiness: Readiness,
     /// Makes the `/status` object, and brings metrics that are read off at a scrape up to date.
     pub status: Box<dyn StatusSource>,
+    /// Says what stands still that must not.
+    pub standing_still: Box<dyn StandingStill>,
 }
 
 impl std::fmt::Debug for Sources {
@@ -52,6 +54,11 @@ impl std::fmt::Debug for Sources {
 pub trait StatusSource: Fn() -> serde_json::Value + Send + Sync {}
 
 impl<F: Fn() -> serde_json::Value + Send + Sync> StatusSource for F {}
+
+/// Says what stands still, if something does.
+pub trait StandingStill: Fn() -> Option<String> + Send + Sync {}
+
+impl<F: Fn() -> Option<String> + Send + Sync> StandingStill for F {}
 
 /// A bound address, not yet served.
 #[derive(Debug)]
@@ -79,7 +86,7 @@ impl Admin {
     /// Serves until the drain.
     pub async fn serve(self, sources: Arc<Sources>, drain: CancellationToken) {
         let router = Router::new()
-            .route("/health", get(|| async { "ok\n" }))
+            .route("/health", get(health))
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/status", get(status))
@@ -97,6 +104,13 @@ impl Admin {
             },
             () = limit => {}
         }
+    }
+}
+
+async fn health(State(sources): State<Arc<Sources>>) -> (StatusCode, String) {
+    match (sources.standing_still)() {
+        Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")),
+        None => (StatusCode::OK, "ok\n".to_owned()),
     }
 }
 

@@ -16,6 +16,23 @@ use crate::listener::Tls;
 /// [`Failure::EX_NOINPUT`] if the file cannot be read, [`Failure::EX_CONFIG`] with a line for each
 /// problem in it, and in the certificates, passwords and keys that it names.
 pub fn load(path: &Path) -> Result<Config, Failure> {
+    let (config, text) = parse(path)?;
+    let file = path.display().to_string();
+    let mut problems = certificates(&config, &text, &file);
+    problems.extend(logins(&config, &text, &file));
+    if problems.is_empty() {
+        return Ok(config);
+    }
+    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    Err(Failure::new(Failure::EX_CONFIG, lines.join("\n")))
+}
+
+/// As [`load`], without a look at the files that it names: those are the daemon's to read. The text is
+/// for who looks.
+///
+/// # Errors
+/// Those of [`load`] that concern the configuration itself.
+pub(super) fn parse(path: &Path) -> Result<(Config, String), Failure> {
     let file = path.display().to_string();
     let bytes = read_bounded(path)
         .map_err(|error| Failure::unreadable(format_args!("cannot read {file}"), &error))?;
@@ -32,13 +49,7 @@ pub fn load(path: &Path) -> Result<Config, Failure> {
     })?;
     let config = Config::from_toml(&text, &file)
         .map_err(|problems| Failure::new(Failure::EX_CONFIG, problems.to_string()))?;
-    let mut problems = certificates(&config, &text, &file);
-    problems.extend(logins(&config, &text, &file));
-    if problems.is_empty() {
-        return Ok(config);
-    }
-    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
-    Err(Failure::new(Failure::EX_CONFIG, lines.join("\n")))
+    Ok((config, text))
 }
 
 /// What is wrong with the files of the listeners' TLS.

@@ -8,13 +8,15 @@ use std::process::ExitCode;
 /// Why a command ends without success. `Display` gives the message alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// One of the `EX_` constants.
+    /// One of the constants below.
     pub code: u8,
     /// What failed, on what, and what to do about it; a line, or a few.
     pub message: String,
 }
 
 impl Failure {
+    /// What was asked about is not as it should be.
+    pub const UNHEALTHY: u8 = 1;
     /// The command was called wrongly.
     pub const EX_USAGE: u8 = 64;
     /// What was read is not what it should be.

@@ -9,6 +9,7 @@ mod receiver;
 mod run;
 mod signals;
 pub mod simulate;
+mod status;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -36,6 +37,13 @@ enum Command {
     Run(ConfigFile),
     /// Check a config file, and say what is wrong with it
     Check(ConfigFile),
+    /// Ask a running gateway how it stands; for health checks too
+    ///
+    /// Asks at the [admin] address of the config. Exit status: 0 where the gateway does its work; 1 where
+    /// it does not, and says why: the log or the disk takes no events, or a part stands still; 69 where it
+    /// does not answer. A sink that cannot be reached is shown, and makes nobody unhealthy: its events
+    /// wait on disk.
+    Status(status::Options),
     /// Set a user's password in a password file, or remove the user
     Passwd(passwd::Options),
     /// Show the whole path on this machine: simulated sensors, gateway, alert, receiver
@@ -46,7 +54,7 @@ enum Command {
     Receiver(receiver::Options),
 }
 
-/// The config file to use.
+// No doc comment: it would be the description of every command that has it.
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The config file
@@ -60,6 +68,11 @@ impl Cli {
         match self.command {
             Command::Run(file) => run::run(&file.config),
             Command::Check(file) => check::run(&file.config).map(|report| print(&report)),
+            Command::Status(options) => {
+                let (report, outcome) = status::run(&options);
+                print(&report);
+                outcome
+            }
             Command::Passwd(options) => passwd::run(&options),
             Command::Demo(options) => demo::run(&options),
             Command::Simulate(options) => simulate::run(*options).map(|report| print(&report)),

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tidegate_event::Lsn;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
@@ -18,7 +18,7 @@ const QUIET: Duration = Duration::from_secs(10);
 const NONE: i64 = i64::MAX;
 
 /// How a sink fares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// What it is given arrives.
@@ -36,7 +36,7 @@ pub enum Condition {
 }
 
 /// A sink's state at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Status {
     /// The sink's name.

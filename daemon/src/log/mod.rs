@@ -155,8 +155,10 @@ mod ledger;
 mod shared;
 // what an operator may choose,
 mod options;
-// what is shown.
+// what is shown: the figures,
 mod metrics;
+// and why it takes no events.
+mod refusing;
 // The disk.
 pub mod storage;
 // What is said to who opens it, appends to it, and watches it.
@@ -181,6 +183,7 @@ pub use metrics::Metrics;
 pub use options::Options;
 pub use reader::{Chunk, Frame, Read, ReadError, Reader};
 pub use recovery::{OpenError, Recovery};
+pub use refusing::Refusing;
 pub use restore::Restore;
 pub use storage::{FileSystem, Storage};
 pub use usage::Usage;

@@ -339,6 +339,16 @@ impl Queue {
         self.lock().wanted > 0
     }
 
+    /// Why an appender that was refused last would be refused again. `on_disk` is what the segments hold.
+    pub(super) fn refusal(&self, on_disk: u64) -> Option<Refusal> {
+        let state = self.lock();
+        if state.wanted == 0 && state.retry.is_none() {
+            return None;
+        }
+        let need = Need { bytes: state.wanted, control: false };
+        state.fits(need, on_disk, &self.bounds).err()
+    }
+
     /// Asks the writer for a new segment.
     pub(super) fn roll(&self) {
         self.lock().roll = true;

@@ -121,7 +121,9 @@ async fn a_full_log_refuses_until_a_segment_is_released_and_drains_to_empty() {
             }
         }
     };
+    assert_eq!(log.refusing(), None);
     fill().await;
+    assert_eq!(log.refusing(), Some(Refusing::Full));
     let full = log.usage();
     assert!(full.bytes <= 256 << 10 && full.bytes > 200 << 10, "{full:?}");
     let room = log.room(9050);
@@ -132,6 +134,7 @@ async fn a_full_log_refuses_until_a_segment_is_released_and_drains_to_empty() {
     // A cursor has passed the first segment.
     log.release(full.last / 2);
     room.await;
+    assert_eq!(log.refusing(), None, "though nobody has asked again");
     fill().await;
     // And all of them; again and again.
     for _ in 0..10 {

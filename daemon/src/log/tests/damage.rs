@@ -315,6 +315,7 @@ fn a_disk_that_fails_for_good_is_never_acknowledged_and_is_tried_again() {
     sim.fail_syncs(u32::MAX);
     assert_eq!(add(&log, &mut writer), Err(Some(NotStored)));
     assert_eq!(add(&log, &mut writer), Err(None), "unavailable");
+    assert_eq!(log.refusing(), Some(Refusing::DiskFails));
     let room = log.room(3050);
     tokio::pin!(room);
     let later = Instant::now() + Duration::from_secs(11);

@@ -23,6 +23,7 @@ use tidegate_event::cloudevents::Encoder;
 use tracing::warn;
 
 pub use request::Message;
+pub(crate) use response::chain;
 
 use super::Outcome;
 use response::Answer;

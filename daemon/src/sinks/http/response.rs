@@ -171,7 +171,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 }
 
 /// An error's causes without reqwest's own frame, which names the URL and so its credentials.
-pub(super) fn chain(error: &reqwest::Error) -> String {
+pub(crate) fn chain(error: &reqwest::Error) -> String {
     let causes: Vec<String> = causes(error).skip(1).map(ToString::to_string).collect();
     if causes.is_empty() {
         return if error.is_timeout() { "timed out".into() } else { "request failed".into() };

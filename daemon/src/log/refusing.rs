@@ -1,0 +1,30 @@
+//! Why the log takes no events, for whoever asks how it stands.
+
+use super::Log;
+use super::queue::Refusal;
+
+/// Why events are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusing {
+    /// `max_size` is used up.
+    Full,
+    /// The disk is full, though `max_size` is not used up.
+    DiskFull,
+    /// The disk takes no writes for another reason.
+    DiskFails,
+}
+
+impl Log {
+    /// Why events are refused now, if they are. A full log refuses from the first event on that did not
+    /// fit, until there is room for it.
+    pub fn refusing(&self) -> Option<Refusing> {
+        let disk_full = self.is_disk_full();
+        match self.shared.queue.refusal(self.shared.bytes())? {
+            Refusal::Full => Some(Refusing::Full),
+            Refusal::Unavailable if disk_full => Some(Refusing::DiskFull),
+            Refusal::Unavailable => Some(Refusing::DiskFails),
+            // Until the commit that is under way is done.
+            Refusal::Busy => None,
+        }
+    }
+}
