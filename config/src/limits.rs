@@ -14,6 +14,12 @@ pub struct Limits {
     /// Connections at once that have not sent a complete CONNECT (TLS and WebSocket handshakes
     /// included); one more is closed at once. 1 to 1,000,000; default 1024.
     pub max_connecting: usize,
+    /// Bytes that all clients together may make the gateway hold in memory: connections, packets under
+    /// way, what waits for subscribers, subscriptions, sessions, retained messages. Beyond it slow
+    /// subscribers lose what waits for them (QoS 0 is dropped and counted, QoS 1 and 2 are read from the
+    /// log), then new connections are refused (0x97, 3.1.1: code 3). 8 MiB to 1 TiB, and room for 8
+    /// packets and 4 × `max-body-memory`; default 128 MiB.
+    pub max_memory: ByteSize,
     /// Bytes of one MQTT packet; a larger one ends the connection (MQTT 5: 0x95). 1 KiB to 16 MiB, and
     /// no more than a commit holds; default 256 KiB.
     pub max_packet_size: ByteSize,
@@ -68,8 +74,8 @@ pub struct Limits {
     /// every sink has it, and what a session misses by that is counted. At most 64 TiB; default: a quarter
     /// of `log.max-size`.
     pub max_session_backlog: Option<ByteSize>,
-    /// Retained messages; one more is stored as an event but not retained, and counted. 0 to
-    /// 10,000,000; default 10,000.
+    /// Retained messages, which may take a quarter of `max-memory`; one more is stored as an event but
+    /// not retained, and counted. 0 to 10,000,000; default 10,000.
     pub max_retained: usize,
 }
 
@@ -79,6 +85,7 @@ impl Default for Limits {
             max_connections: 4096,
             max_connections_per_address: 1024,
             max_connecting: 1024,
+            max_memory: ByteSize::mib(128),
             max_packet_size: ByteSize::kib(256),
             max_body_size: ByteSize::mib(1),
             max_body_memory: ByteSize::mib(8),
@@ -120,6 +127,11 @@ impl Limits {
                 "max-connecting",
                 default.max_connecting,
                 1..=1_000_000,
+            ),
+            max_memory: section.bounded(
+                "max-memory",
+                default.max_memory,
+                ByteSize::mib(8)..=ByteSize::gib(1 << 10),
             ),
             max_packet_size: section.bounded(
                 "max-packet-size",

@@ -138,6 +138,21 @@ impl Config {
                 Unfit::because(why).so("expected at least max-body-size"),
             );
         }
+        let memory = limits.max_memory;
+        if memory.0 / 8 < packet.0 {
+            let why = format!("has no room for 8 packets of {packet}");
+            top.refuse_path(
+                &[&["limits", "max-memory"], &["limits", "max-packet-size"]],
+                Unfit::because(why).so("expected at least 8 × max-packet-size"),
+            );
+        }
+        if memory.0 / 4 < limits.max_body_memory.0 {
+            let why = format!("leaves too little beside bodies of {}", limits.max_body_memory);
+            top.refuse_path(
+                &[&["limits", "max-memory"], &["limits", "max-body-memory"]],
+                Unfit::because(why).so("expected at least 4 × max-body-memory"),
+            );
+        }
         if limits.max_queued < packet {
             let why = format!("has no room for one packet of {packet}");
             let so = "expected at least max-packet-size";

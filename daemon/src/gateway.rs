@@ -29,6 +29,7 @@ use crate::forward::{self, ForwarderHandle};
 use crate::gate::{Access, Dedup, Gate, login};
 use crate::listener::{self, Listener, Sessions, Tls, Transport};
 use crate::log::{self, FileSystem, Log, Storage};
+use crate::memory::Memory;
 use crate::notify::Sockets;
 use crate::progress::Progress;
 use crate::services::{self, Services};
@@ -338,8 +339,11 @@ fn start_sessions(
     let bus_metrics = bus::Metrics::default();
     bus_metrics.register(registry);
     let tree = state.tree(bus::TREE).map_err(|error| not_loaded("retained messages", error))?;
-    let (bus, prepared) = BusHandle::prepare(Arc::clone(log), tree, &config.limits, bus_metrics)
-        .map_err(|error| not_loaded("retained messages", error))?;
+    let memory = Memory::new(config.limits.max_memory.as_usize());
+    memory.register(registry);
+    let (bus, prepared) =
+        BusHandle::prepare(Arc::clone(log), tree, &config.limits, memory, bus_metrics)
+            .map_err(|error| not_loaded("retained messages", error))?;
     let limits = &config.limits;
     let parts = listener::Parts { log, gate, bus: &bus, state, limits, metrics };
     let sessions = Sessions::restore(&parts).map_err(|error| not_loaded("sessions", error))?;

@@ -26,6 +26,8 @@ pub mod admin;
 pub mod logging;
 // what every HTTP side shares,
 mod http;
+// what clients make it hold in memory,
+pub mod memory;
 // who owns the tasks,
 pub mod supervise;
 // whether they get on,

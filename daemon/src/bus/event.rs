@@ -6,12 +6,12 @@ use tidegate_event::record::Properties;
 use tidegate_event::{EventRef, Lsn, Property, Qos, Received};
 
 use crate::clock::is_set;
+use crate::memory::{Claim, Memory, Sort};
 
 /// One event, copied once from the log however many subscribers it has.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Topic, properties, payload.
-    bytes: Arc<[u8]>,
+    body: Arc<Body>,
     topic_end: u32,
     properties_end: u32,
     /// As published.
@@ -22,9 +22,20 @@ pub struct Event {
     pub received: Received,
 }
 
+/// What an event consists of, once for all who wait for it.
+#[derive(Debug)]
+struct Body {
+    /// Topic, properties, payload.
+    bytes: Box<[u8]>,
+    _memory: Claim,
+}
+
 impl Event {
-    /// Copies an event of the log.
-    pub fn copy(event: &EventRef<'_>) -> Self {
+    /// Bytes that it takes beside what it says.
+    const OVERHEAD: usize = size_of::<Body>() + 48;
+
+    /// Copies an event of the log, to be held in memory as one of this sort.
+    pub fn copy(event: &EventRef<'_>, memory: &Memory, sort: Sort) -> Self {
         let properties = event.properties.as_bytes();
         let topic_end = event.topic.len();
         let properties_end = topic_end + properties.len();
@@ -32,8 +43,9 @@ impl Event {
         bytes.extend_from_slice(event.topic.as_bytes());
         bytes.extend_from_slice(properties);
         bytes.extend_from_slice(event.payload);
+        let _memory = memory.claim(sort, Self::OVERHEAD + bytes.len());
         Self {
-            bytes: bytes.into(),
+            body: Arc::new(Body { bytes: bytes.into(), _memory }),
             topic_end: topic_end as u32,
             properties_end: properties_end as u32,
             qos: event.qos,
@@ -44,22 +56,22 @@ impl Event {
 
     /// A valid topic name.
     pub fn topic(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.topic_end as usize]).unwrap_or_default()
+        std::str::from_utf8(&self.body.bytes[..self.topic_end as usize]).unwrap_or_default()
     }
 
     /// As published.
     pub fn properties(&self) -> Properties<'_> {
-        Properties::new(&self.bytes[self.topic_end as usize..self.properties_end as usize])
+        Properties::new(&self.body.bytes[self.topic_end as usize..self.properties_end as usize])
     }
 
     /// As published.
     pub fn payload(&self) -> &[u8] {
-        &self.bytes[self.properties_end as usize..]
+        &self.body.bytes[self.properties_end as usize..]
     }
 
     /// Bytes that it holds.
     pub fn size(&self) -> usize {
-        self.bytes.len()
+        self.body.bytes.len()
     }
 
     /// Seconds of life it has left (`[MQTT-3.3.2-6]`), if the publisher set a limit: 0 once it is
@@ -99,7 +111,7 @@ pub struct Delivery {
 impl Delivery {
     /// What it counts against `limits.max-queued`: its bytes and the queue's own.
     pub fn size(&self) -> usize {
-        self.event.size() + size_of::<Self>()
+        self.event.size() + size_of::<Self>() + self.identifiers.capacity() * size_of::<u32>()
     }
 }
 
@@ -151,7 +163,7 @@ mod tests {
     fn with_expiry(list: &mut Vec<u8>, received: Received) -> Event {
         list.clear();
         Property::MessageExpiry(60).write(list);
-        Event::copy(&EventRef {
+        let event = EventRef {
             id: EventId { epoch: Epoch(1), lane: Lane(0), lsn: 1 },
             received,
             origin: "sensor",
@@ -160,7 +172,8 @@ mod tests {
             retain: true,
             properties: Properties::new(list),
             payload: b"payload",
-        })
+        };
+        Event::copy(&event, &Memory::new(0), Sort::Deliveries)
     }
 
     #[test]

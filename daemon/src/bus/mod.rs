@@ -16,6 +16,7 @@
 //! rumqttd's router is not used for this: it hides what a slow subscriber loses, never frees filters
 //! and topics, and costs a thread and a channel hop an event.
 
+mod catch_up;
 mod event;
 mod metrics;
 mod queue;
@@ -32,6 +33,7 @@ use tidegate_event::{Filter, Lsn};
 use tokio::sync::mpsc;
 
 use crate::log::Log;
+use crate::memory::Memory;
 use crate::state::{StateError, Tree};
 use crate::supervise::{Role, Supervisor};
 
@@ -50,6 +52,7 @@ pub struct BusHandle {
     log: Arc<Log>,
     metrics: Metrics,
     max_queued: usize,
+    memory: Memory,
     /// The event that the bus hands out next.
     position: Arc<AtomicU64>,
 }
@@ -87,20 +90,24 @@ impl BusHandle {
         log: Arc<Log>,
         tree: Tree,
         limits: &Limits,
+        memory: Memory,
         metrics: Metrics,
     ) -> Result<(Self, Prepared), StateError> {
-        let retained = retained::Retained::load(tree, limits.max_retained, metrics.clone())?;
+        let retained =
+            retained::Retained::load(tree, limits.max_retained, memory.clone(), metrics.clone())?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let position = Arc::<AtomicU64>::default();
         let bus = task::Bus::new(
             Arc::clone(&log),
             retained,
+            memory.clone(),
             metrics.clone(),
             receiver,
             Arc::clone(&position),
         );
         let max_queued = limits.max_queued.as_usize();
-        let handle = Self { commands, ids: Arc::default(), log, metrics, max_queued, position };
+        let handle =
+            Self { commands, ids: Arc::default(), log, metrics, max_queued, memory, position };
         Ok((handle, Prepared(bus)))
     }
 
@@ -121,6 +128,11 @@ impl BusHandle {
     ) -> Subscriber {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         Subscriber::restore(self.clone(), id, client, subscriptions, next, unsent)
+    }
+
+    /// What the clients' memory is counted with.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// The event that is handed out next: whoever was to have one before has it in his queue, or is

@@ -3,22 +3,37 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use tidegate_event::{Lsn, Qos};
 
 use super::event::Delivery;
+use crate::memory::{Claim, Memory, Room, Sort};
 
-/// A queue of deliveries, bounded in bytes.
+/// Who has taken nothing for that long, though something waited, is slow: when memory is tight, it is the
+/// first to lose what waits for it.
+const SLOW: Duration = Duration::from_secs(1);
+/// Bytes that may wait for each session, however little memory there is.
+const LEAST: usize = 8 * 1024;
+/// Bytes that are taken at once when memory is tight.
+const PORTION: usize = 16 * 1024;
+
+/// A queue of deliveries, bounded in bytes: each by itself, and all together by `limits.max-memory`.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
     max_bytes: usize,
+    memory: Memory,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     deliveries: VecDeque<Delivery>,
     bytes: usize,
+    /// The queue's own memory; that of the events is theirs.
+    own: Claim,
+    /// Since when something waits, and nothing was taken.
+    waits: Option<Instant>,
     /// What the session took, and may not have sent to its end, begins here.
     taken: Option<Lsn>,
     /// From here on the session reads the log itself; nothing more is queued until it is back.
@@ -55,17 +70,68 @@ impl State {
         let queued = || self.deliveries.iter().find_map(|delivery| delivery.lsn);
         self.taken.or_else(queued).or(self.behind)
     }
+
+    fn is_slow(&self) -> bool {
+        self.waits.is_some_and(|since| since.elapsed() >= SLOW)
+    }
+
+    /// Lets go what waits: the session goes on from the log, if it is owed something with QoS 1 or 2, and
+    /// gets what came with QoS 0 before that nowhere.
+    fn shed(&mut self, pushed: &mut Pushed) {
+        let owed = |delivery: &Delivery| delivery.lsn.filter(|_| delivery.qos > Qos::AtMostOnce);
+        let kept = self.deliveries.iter().find_map(owed);
+        let before = |delivery: &&Delivery| kept.is_none_or(|kept| delivery.lsn < Some(kept));
+        pushed.dropped += self.deliveries.iter().filter(before).count() as u64;
+        if kept.is_some() {
+            (self.behind, pushed.fell_behind) = (kept, true);
+        }
+        (self.deliveries, self.bytes) = (VecDeque::new(), 0);
+        self.note_capacity();
+    }
+
+    /// Moves the first of what waits to `into`.
+    fn take_portion(&mut self, into: &mut VecDeque<Delivery>) {
+        let mut taken = 0;
+        while taken < PORTION
+            && let Some(delivery) = self.deliveries.pop_front()
+        {
+            taken += delivery.size();
+            into.push_back(delivery);
+        }
+        self.bytes -= taken;
+        if self.deliveries.is_empty() {
+            self.deliveries = VecDeque::new();
+        }
+    }
+
+    fn note_capacity(&mut self) {
+        self.own.set(self.deliveries.capacity() * size_of::<Delivery>());
+    }
 }
 
 impl Queue {
-    pub(super) fn new(max_bytes: usize) -> Self {
-        Self { state: Mutex::default(), max_bytes }
+    pub(super) fn new(max_bytes: usize, memory: Memory) -> Self {
+        let state = State {
+            deliveries: VecDeque::new(),
+            bytes: 0,
+            own: memory.claim(Sort::Deliveries, 0),
+            waits: None,
+            taken: None,
+            behind: None,
+            parked: false,
+            waker: None,
+        };
+        Self { state: Mutex::new(state), max_bytes, memory }
     }
 
     /// A parked one, whose session has something to read in the log from `behind` on.
-    pub(super) fn parked(max_bytes: usize, behind: Option<Lsn>) -> Self {
-        let state = State { behind, parked: true, ..State::default() };
-        Self { state: Mutex::new(state), max_bytes }
+    pub(super) fn parked(max_bytes: usize, memory: Memory, behind: Option<Lsn>) -> Self {
+        let queue = Self::new(max_bytes, memory);
+        {
+            let mut state = queue.lock();
+            (state.behind, state.parked) = (behind, true);
+        }
+        queue
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -77,6 +143,15 @@ impl Queue {
         let mut pushed = Pushed::default();
         let waker = {
             let mut state = self.lock();
+            let room = self.memory.room();
+            let scarce = match room {
+                Room::Plenty => false,
+                Room::Tight => state.is_slow(),
+                Room::None => true,
+            };
+            if scarce && state.bytes > LEAST && state.is_slow() {
+                state.shed(&mut pushed);
+            }
             if state.behind.is_some() {
                 deliveries.clear();
                 pushed.behind = true;
@@ -84,7 +159,10 @@ impl Queue {
             }
             for (lsn, delivery) in deliveries.drain(..) {
                 let size = delivery.size();
-                let fits = state.bytes + size <= self.max_bytes || state.deliveries.is_empty();
+                let fits = match scarce {
+                    false => state.bytes + size <= self.max_bytes || state.deliveries.is_empty(),
+                    true => state.bytes + size <= LEAST,
+                };
                 if fits && !state.parked {
                     state.bytes += size;
                     state.deliveries.push_back(delivery);
@@ -98,6 +176,10 @@ impl Queue {
                     break;
                 }
             }
+            if pushed.queued > 0 {
+                state.waits.get_or_insert_with(Instant::now);
+            }
+            state.note_capacity();
             state.waker.take()
         };
         if let Some(waker) = waker {
@@ -106,16 +188,22 @@ impl Queue {
         pushed
     }
 
-    /// Moves everything that waits to `into`, which is empty: what was taken before is sent. The
-    /// queue keeps no memory.
+    /// Moves what waits to `into`, which is empty: what was taken before is sent. The queue keeps no
+    /// memory. When memory is tight, it is not everything at once.
     pub(super) fn take(&self, into: &mut VecDeque<Delivery>) -> Taken {
         let mut state = self.lock();
         state.taken = None;
         match state.behind {
             Some(from) if state.deliveries.is_empty() => Taken::Behind(from),
             _ => {
-                *into = std::mem::take(&mut state.deliveries);
-                state.bytes = 0;
+                if self.memory.room() == Room::Plenty {
+                    *into = std::mem::take(&mut state.deliveries);
+                    state.bytes = 0;
+                } else {
+                    state.take_portion(into);
+                }
+                state.waits = (!state.deliveries.is_empty()).then(Instant::now);
+                state.note_capacity();
                 state.taken = into.iter().find_map(|delivery| delivery.lsn);
                 Taken::Deliveries
             }
@@ -143,7 +231,8 @@ impl Queue {
         let mut state = self.lock();
         state.behind = state.unsent().map(|unsent| unsent.max(next));
         (state.deliveries, state.bytes) = (VecDeque::new(), 0);
-        (state.taken, state.waker) = (None, None);
+        (state.taken, state.waker, state.waits) = (None, None, None);
+        state.note_capacity();
         state.parked = true;
     }
 
@@ -181,7 +270,7 @@ mod tests {
     use super::*;
 
     fn delivery(lsn: Lsn, qos: Qos) -> (Lsn, Delivery) {
-        let event = Event::copy(&EventRef {
+        let event = &EventRef {
             id: EventId { epoch: Epoch(1), lane: Lane(0), lsn },
             received: Received::Synced { unix_micros: 0 },
             origin: "sensor",
@@ -190,12 +279,17 @@ mod tests {
             retain: false,
             properties: Properties::default(),
             payload: &[0; 100],
-        });
+        };
+        let event = Event::copy(event, &memory(), Sort::Deliveries);
         (lsn, Delivery { qos, ..Delivery::of(event, lsn) })
     }
 
+    fn memory() -> Memory {
+        Memory::new(1 << 20)
+    }
+
     fn room_for(count: usize) -> Queue {
-        Queue::new(count * delivery(1, Qos::AtMostOnce).1.size())
+        Queue::new(count * delivery(1, Qos::AtMostOnce).1.size(), memory())
     }
 
     fn take(queue: &Queue) -> (Taken, usize) {
@@ -230,7 +324,7 @@ mod tests {
 
     #[test]
     fn an_event_larger_than_the_bound_passes_alone() {
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, memory());
         assert_eq!(queue.push(&mut vec![delivery(1, Qos::AtMostOnce)]).queued, 1);
     }
 
@@ -265,5 +359,48 @@ mod tests {
         assert_eq!(take(&queue), (Taken::Deliveries, 0));
         queue.park(0);
         assert_eq!(queue.unsent(), None);
+    }
+    /// One that has been full since a while.
+    fn slow(memory: &Memory, qos: Qos) -> Queue {
+        let queue = Queue::new(1 << 20, memory.clone());
+        queue.push(&mut (1..=100).map(|lsn| delivery(lsn, qos)).collect());
+        queue.lock().waits = Instant::now().checked_sub(SLOW);
+        queue
+    }
+
+    #[test]
+    fn when_memory_is_tight_a_slow_session_loses_what_waits_and_another_does_not() {
+        let memory = Memory::new(1 << 20);
+        let (slow, quick) = (slow(&memory, Qos::AtMostOnce), Queue::new(1 << 20, memory.clone()));
+        assert_eq!(slow.push(&mut vec![delivery(101, Qos::AtMostOnce)]).queued, 1);
+        let _others = memory.claim(Sort::Deliveries, 300 << 10);
+        assert_eq!(memory.room(), Room::Tight);
+        let pushed = slow.push(&mut vec![delivery(102, Qos::AtMostOnce)]);
+        assert_eq!(pushed, Pushed { queued: 1, dropped: 101, ..Pushed::default() });
+        let mut many: Vec<_> = (1..=100).map(|lsn| delivery(lsn, Qos::AtMostOnce)).collect();
+        assert_eq!(quick.push(&mut many).queued, 100);
+        let (_, taken) = take(&quick);
+        assert!((1..100).contains(&taken), "a portion at a time: {taken}");
+    }
+
+    #[test]
+    fn what_a_slow_session_is_owed_comes_from_the_log_when_memory_is_tight() {
+        let memory = Memory::new(1 << 20);
+        let slow = slow(&memory, Qos::AtLeastOnce);
+        let _others = memory.claim(Sort::Deliveries, 300 << 10);
+        let pushed = slow.push(&mut vec![delivery(101, Qos::AtLeastOnce)]);
+        assert_eq!(pushed, Pushed { fell_behind: true, behind: true, ..Pushed::default() });
+        assert_eq!(take(&slow), (Taken::Behind(1), 0));
+    }
+
+    #[test]
+    fn without_memory_each_session_gets_a_little() {
+        let memory = Memory::new(1 << 20);
+        let _others = memory.claim(Sort::Connections, 1 << 20);
+        let queue = Queue::new(1 << 20, memory);
+        let mut events = (1..=1000).map(|lsn| delivery(lsn, Qos::AtMostOnce)).collect();
+        let pushed = queue.push(&mut events);
+        assert!((10..100).contains(&pushed.queued), "{pushed:?}");
+        assert_eq!(pushed.queued + pushed.dropped, 1000);
     }
 }

@@ -1,6 +1,6 @@
 //! Retained messages: the last event of each topic that was published with RETAIN.
 //!
-//! A read model of the log: held in memory, bounded in count (`limits.max-retained`) and bytes, and
+//! A read model of the log: held in memory, bounded in count (`limits.max-retained`) and bytes (`limits.max-memory`), and
 //! written to the state in batches, so that a start need not read the whole log. The state holds each
 //! as the block of one event (`tidegate_event::record`), under its topic.
 
@@ -19,10 +19,9 @@ use tracing::warn;
 use super::event::Event;
 use super::metrics::Metrics;
 use crate::clock::unix_micros;
+use crate::memory::{Claim, Memory, Sort};
 use crate::state::{StateError, Tree};
 
-/// Topics, properties and payloads of all retained messages together.
-const MAX_BYTES: usize = 64 << 20;
 /// How long a change may wait before it is written to the state.
 const CHANGE_DELAY: Duration = Duration::from_millis(100);
 /// How many changed topics may wait.
@@ -40,8 +39,8 @@ const RETRY_DELAY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Retained {
     entries: BTreeSet<Entry>,
-    bytes: usize,
     max_count: usize,
+    memory: Memory,
     metrics: Metrics,
     tree: Tree,
     /// Topics whose entry in the tree is out of date.
@@ -62,14 +61,41 @@ pub(super) struct Entry {
     pub(super) event: Event,
     /// Who published it.
     pub(super) origin: Box<str>,
+    _own: Claim,
+}
+
+impl Entry {
+    /// Bytes that it takes beside the event: its place in the tree, and among the changes.
+    fn own(event: &EventRef<'_>) -> usize {
+        2 * size_of::<Self>() + event.origin.len() + event.topic.len() + 64
+    }
+
+    fn size(event: &EventRef<'_>) -> usize {
+        let EventRef { topic, properties, payload, .. } = event;
+        Self::own(event) + topic.len() + properties.as_bytes().len() + payload.len()
+    }
+
+    fn new(event: &EventRef<'_>, memory: &Memory) -> Self {
+        Self {
+            event: Event::copy(event, memory, Sort::Retained),
+            origin: event.origin.into(),
+            _own: memory.claim(Sort::Retained, Self::own(event)),
+        }
+    }
 }
 
 impl Retained {
     /// Reads what `tree` holds.
-    pub(super) fn load(tree: Tree, max_count: usize, metrics: Metrics) -> Result<Self, StateError> {
+    #[expect(clippy::mutable_key_type, reason = "the order is that of the topics, which stay")]
+    pub(super) fn load(
+        tree: Tree,
+        max_count: usize,
+        memory: Memory,
+        metrics: Metrics,
+    ) -> Result<Self, StateError> {
         let mut entries = BTreeSet::new();
         for (key, value) in tree.load()? {
-            match decode(&value) {
+            match decode(&value, &memory) {
                 Some(entry) => _ = entries.insert(entry),
                 None => warn!(
                     topic = %String::from_utf8_lossy(&key),
@@ -79,9 +105,9 @@ impl Retained {
         }
         metrics.retained.set(entries.len() as i64);
         Ok(Self {
-            bytes: entries.iter().map(|entry| entry.event.size()).sum(),
             entries,
             max_count,
+            memory,
             metrics,
             applied: tree.applied(),
             tree,
@@ -101,16 +127,16 @@ impl Retained {
     /// or removes it, if it has no payload (`[MQTT-3.3.1-6]`).
     pub(super) fn apply(&mut self, event: &EventRef<'_>) {
         let old = self.entries.take(event.topic);
-        self.bytes -= old.as_ref().map_or(0, |entry| entry.event.size());
+        let had = old.is_some();
+        drop(old);
         if !event.payload.is_empty() {
-            let copy = Event::copy(event);
-            if self.entries.len() < self.max_count && self.bytes + copy.size() <= MAX_BYTES {
-                self.bytes += copy.size();
-                self.entries.insert(Entry { event: copy, origin: event.origin.into() });
+            let size = Entry::size(event);
+            if self.entries.len() < self.max_count && self.memory.fits(Sort::Retained, size) {
+                self.entries.insert(Entry::new(event, &self.memory));
             } else {
                 self.metrics.retained_refused.inc();
             }
-        } else if old.is_none() {
+        } else if !had {
             return;
         }
         self.metrics.retained.set(self.entries.len() as i64);
@@ -160,8 +186,7 @@ impl Retained {
             .map(|entry| entry.event.topic().into())
             .collect();
         for topic in over {
-            let old = self.entries.take(&*topic);
-            self.bytes -= old.map_or(0, |entry| entry.event.size());
+            self.entries.remove(&*topic);
             self.mark(&topic);
         }
         self.metrics.retained.set(self.entries.len() as i64);
@@ -224,11 +249,11 @@ fn encode(entry: &Entry, block: &mut Option<BlockBuilder>) -> Vec<u8> {
     block.finish().to_vec()
 }
 
-fn decode(value: &[u8]) -> Option<Entry> {
+fn decode(value: &[u8], memory: &Memory) -> Option<Entry> {
     // The state does not keep where in the log it stood.
     let nowhere = EventId { epoch: Epoch(0), lane: Lane(0), lsn: 0 };
     let event = record::events(value, nowhere).next()?.ok()?;
-    Some(Entry { event: Event::copy(&event), origin: event.origin.into() })
+    Some(Entry::new(&event, memory))
 }
 
 impl Borrow<str> for Entry {

@@ -8,14 +8,13 @@ use tidegate_event::{EventRef, Filter, Lsn, Qos};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
+use super::catch_up::{CatchUp, Reading, deliver};
 use super::event::{Delivery, Event, Options};
 use super::queue::{Queue, Taken};
 use super::task::{Command, Subscribed};
 use super::{BusHandle, Subscription};
-use crate::log::{Chunk, Read, ReadError, Reader};
-
-/// Bytes read from the log at once while a session catches up.
-const CATCH_UP_BYTES: usize = 64 * 1024;
+use crate::log::{Read, ReadError};
+use crate::memory::{Claim, Room, Sort};
 
 /// Subscriptions: how, and the first event that each sees.
 pub type Held = BTreeMap<Filter, (Options, Lsn)>;
@@ -30,6 +29,8 @@ pub struct Subscriber {
     /// What the bus knows too, and the first event that each sees: for catching up.
     subscriptions: Held,
     catch_up: Option<CatchUp>,
+    /// What the subscriptions take.
+    own: Claim,
     /// Before this event the session was parked: it gets no QoS 0 from there.
     back_since: Lsn,
 }
@@ -46,13 +47,10 @@ impl Backlog {
     }
 }
 
-/// Reads what the bus did not wait for.
-#[derive(Debug)]
-struct CatchUp {
-    reader: Reader,
-    chunk: Chunk,
-    /// The bus takes over at this LSN, once that is agreed.
-    until: Option<Lsn>,
+/// Bytes that a subscription takes, about: in the trie, with the bus, here, and with a session that is kept.
+fn cost(filter: &Filter) -> usize {
+    let text = filter.as_str();
+    512 + 4 * text.len() + 400 * (1 + text.bytes().filter(|byte| *byte == b'/').count())
 }
 
 /// Why a session gets nothing more.
@@ -68,9 +66,10 @@ pub enum SubscriberError {
 
 impl Subscriber {
     pub(super) fn new(bus: BusHandle, id: u64, client: Arc<str>) -> Self {
-        let queue = Arc::new(Queue::new(bus.max_queued / 2));
+        let queue = Arc::new(Queue::new(bus.max_queued / 2, bus.memory.clone()));
+        let own = bus.memory.claim(Sort::Subscriptions, 0);
         let (subscriptions, catch_up) = (Held::new(), None);
-        Self { bus, id, client, queue, subscriptions, catch_up, back_since: 0 }
+        Self { bus, id, client, queue, subscriptions, catch_up, own, back_since: 0 }
     }
 
     pub(super) fn restore(
@@ -81,7 +80,7 @@ impl Subscriber {
         next: Lsn,
         unsent: Option<Lsn>,
     ) -> Self {
-        let queue = Arc::new(Queue::parked(bus.max_queued / 2, unsent));
+        let queue = Arc::new(Queue::parked(bus.max_queued / 2, bus.memory.clone(), unsent));
         let command = Command::Restore {
             id,
             client: Arc::clone(&client),
@@ -94,7 +93,8 @@ impl Subscriber {
         };
         // A bus that has ended hands nothing out.
         let _ = bus.commands.send(command);
-        Self { bus, id, client, queue, subscriptions, catch_up: None, back_since: 0 }
+        let own = bus.memory.claim(Sort::Subscriptions, subscriptions.keys().map(cost).sum());
+        Self { bus, id, client, queue, subscriptions, catch_up: None, own, back_since: 0 }
     }
 
     /// What it still has to get.
@@ -125,6 +125,12 @@ impl Subscriber {
         self.subscriptions.contains_key(filter)
     }
 
+    /// Whether there is memory for one more, with this filter, and for what it brings.
+    pub fn fits(&self, filter: &Filter) -> bool {
+        let memory = &self.bus.memory;
+        memory.fits(Sort::Subscriptions, cost(filter)) && memory.room() < Room::None
+    }
+
     /// Adds or replaces subscriptions: they see every event that is committed from now on. Answers
     /// with the retained messages that they are to be sent first.
     pub async fn subscribe(
@@ -143,6 +149,9 @@ impl Subscriber {
         })?;
         let Subscribed { retained, from } = answer.await.map_err(|_| SubscriberError::Stopped)?;
         for (filter, options) in wanted {
+            if !self.subscriptions.contains_key(&filter) {
+                self.own.set(self.own.bytes() + cost(&filter));
+            }
             self.subscriptions.entry(filter).or_insert((options, from)).0 = options;
         }
         Ok(retained)
@@ -155,9 +164,10 @@ impl Subscriber {
 
     /// The delivery of an event that was sent before with `qos`, and is to be sent again.
     pub fn again(&self, event: &EventRef<'_>, qos: Qos) -> Delivery {
-        let delivery = deliver(event, &self.subscriptions, &self.client);
+        let delivery = deliver(event, &self.subscriptions, &self.client, &self.bus.memory);
         let lsn = event.lsn();
-        Delivery { qos, ..delivery.unwrap_or_else(|| Delivery::of(Event::copy(event), lsn)) }
+        let alone = || Delivery::of(Event::copy(event, &self.bus.memory, Sort::Deliveries), lsn);
+        Delivery { qos, ..delivery.unwrap_or_else(alone) }
     }
 
     /// Ends the subscriptions with these filters. Answers for each whether there was one.
@@ -169,6 +179,7 @@ impl Subscriber {
             found.push(old.is_some());
             gone.extend(old.map(|(filter, _)| filter));
         }
+        self.own.set(self.own.bytes() - gone.iter().map(cost).sum::<usize>());
         if !gone.is_empty() {
             let (reply, answer) = oneshot::channel();
             self.send(Command::Unsubscribe { id: self.id, filters: gone, reply })?;
@@ -198,9 +209,9 @@ impl Subscriber {
     }
 
     /// Ready when [`Subscriber::fill`] has something to do.
-    pub fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
-        match self.catch_up {
-            Some(_) => Poll::Ready(()),
+    pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match &mut self.catch_up {
+            Some(catch_up) => catch_up.poll_ready(context),
             None => self.queue.poll_ready(context),
         }
     }
@@ -212,26 +223,23 @@ impl Subscriber {
                 Taken::Deliveries => return Ok(()),
                 Taken::Behind(from) => {
                     debug!(client = &*self.client, from, "slow subscriber goes on from the log");
-                    let reader = self.bus.log.reader(from);
-                    let chunk = Chunk::default();
-                    self.catch_up = Some(CatchUp { reader, chunk, until: None });
+                    self.catch_up = Some(CatchUp::new(&self.bus, from));
                 }
             }
         }
         let Some(catch_up) = &mut self.catch_up else { return Ok(()) };
-        self.queue.reads_from(catch_up.reader.position());
-        match catch_up.reader.read(&mut catch_up.chunk, CATCH_UP_BYTES)? {
-            Read::Frames => {
-                let back_since = self.back_since;
-                let wanted = |next: &Delivery| {
-                    next.qos > Qos::AtMostOnce || next.lsn.is_some_and(|lsn| lsn >= back_since)
-                };
-                let events = catch_up.deliveries(&self.subscriptions, &self.client);
-                into.extend(events.filter(wanted));
-            }
+        self.queue.reads_from(catch_up.position());
+        let session = Reading {
+            bus: &self.bus,
+            subscriptions: &self.subscriptions,
+            client: &self.client,
+            back_since: self.back_since,
+        };
+        match catch_up.read(&session, into)? {
+            Read::Frames => {}
             Read::Tail if catch_up.until.is_none() => {
                 let (reply, answer) = oneshot::channel();
-                let from = catch_up.reader.position();
+                let from = catch_up.position();
                 let command = Command::Rejoin { id: self.id, from, reply };
                 self.bus.commands.send(command).map_err(|_| SubscriberError::Stopped)?;
                 catch_up.until = Some(answer.await.map_err(|_| SubscriberError::Stopped)?);
@@ -247,35 +255,11 @@ impl Subscriber {
                 self.bus.metrics.lost.inc_by(1 + last - first);
             }
         }
-        if catch_up.until.is_some_and(|until| catch_up.reader.position() >= until) {
+        if catch_up.until.is_some_and(|until| catch_up.position() >= until) {
             self.catch_up = None;
         }
         Ok(())
     }
-}
-
-impl CatchUp {
-    /// What the chunk holds for the subscriptions.
-    fn deliveries(&self, subscriptions: &Held, client: &str) -> impl Iterator<Item = Delivery> {
-        let until = self.until.unwrap_or(Lsn::MAX);
-        let events = self.chunk.frames().flat_map(|frame| frame.events()).flatten();
-        events
-            .filter(move |event| event.lsn() < until)
-            .filter_map(move |event| deliver(&event, subscriptions, client))
-    }
-}
-
-/// The delivery of an event to a session with these subscriptions.
-fn deliver(event: &EventRef<'_>, subscriptions: &Held, client: &str) -> Option<Delivery> {
-    let mut delivery: Option<Delivery> = None;
-    let lsn = event.lsn();
-    for (filter, (options, from)) in subscriptions {
-        if lsn >= *from && filter.matches(event.topic) && options.wants(event, client) {
-            let new = || Delivery::of(Event::copy(event), lsn);
-            delivery.get_or_insert_with(new).merge(options);
-        }
-    }
-    delivery
 }
 
 impl Drop for Subscriber {

@@ -17,9 +17,12 @@ use super::retained::Retained;
 use super::trie::Trie;
 use super::{RetainHandling, Subscription};
 use crate::log::{Chunk, Log, Read, Reader};
+use crate::memory::{Memory, Sort};
 
 /// Bytes read from the log at once.
 const READ_BYTES: usize = 256 * 1024;
+/// Deliveries that are put into a queue at once: between the reads each member has room for so many.
+const MAX_PENDING: usize = 16;
 /// Nobody subscribed: only retained messages are looked for, and they may wait this long.
 const QUIET_DELAY: Duration = Duration::from_millis(20);
 /// After the file system refused to read.
@@ -81,6 +84,7 @@ pub(super) struct Bus {
     /// Members that have something pending.
     touched: Vec<u64>,
     retained: Retained,
+    memory: Memory,
     metrics: Metrics,
     committed: watch::Receiver<Lsn>,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -109,6 +113,20 @@ struct Member {
     pending: Vec<(Lsn, Delivery)>,
 }
 
+impl Member {
+    /// Puts what is pending into its queue.
+    fn flush(&mut self, metrics: &Metrics) {
+        let pushed = self.queue.push(&mut self.pending);
+        self.behind = pushed.behind;
+        if self.behind {
+            self.pending = Vec::new();
+        }
+        metrics.deliveries.inc_by(pushed.queued);
+        metrics.dropped.inc_by(pushed.dropped);
+        metrics.lagged.inc_by(u64::from(pushed.fell_behind));
+    }
+}
+
 /// What woke the task.
 enum Wake {
     Command(Command),
@@ -121,6 +139,7 @@ impl Bus {
     pub(super) fn new(
         log: Arc<Log>,
         retained: Retained,
+        memory: Memory,
         metrics: Metrics,
         commands: mpsc::UnboundedReceiver<Command>,
         position: Arc<AtomicU64>,
@@ -136,6 +155,7 @@ impl Bus {
             members: HashMap::new(),
             touched: Vec::new(),
             retained,
+            memory,
             metrics,
             committed: log.watch(),
             commands,
@@ -248,7 +268,14 @@ impl Bus {
                         self.touched.push(*id);
                     }
                     if member.pending.last().is_none_or(|(last, _)| *last != lsn) {
-                        let event = copy.get_or_insert_with(|| Event::copy(&event)).clone();
+                        if member.pending.len() == MAX_PENDING {
+                            member.flush(&self.metrics);
+                            if member.behind {
+                                return;
+                            }
+                        }
+                        let copied = || Event::copy(&event, &self.memory, Sort::Deliveries);
+                        let event = copy.get_or_insert_with(copied).clone();
                         member.pending.push((lsn, Delivery::of(event, lsn)));
                     }
                     if let Some((_, delivery)) = member.pending.last_mut() {
@@ -261,12 +288,9 @@ impl Bus {
             }
         }
         for id in self.touched.drain(..) {
-            let Some(member) = self.members.get_mut(&id) else { continue };
-            let pushed = member.queue.push(&mut member.pending);
-            member.behind = pushed.behind;
-            self.metrics.deliveries.inc_by(pushed.queued);
-            self.metrics.dropped.inc_by(pushed.dropped);
-            self.metrics.lagged.inc_by(u64::from(pushed.fell_behind));
+            if let Some(member) = self.members.get_mut(&id) {
+                member.flush(&self.metrics);
+            }
         }
     }
 

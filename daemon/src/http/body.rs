@@ -8,8 +8,12 @@ use axum::body::{Body, HttpBody};
 use flate2::bufread::MultiGzDecoder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::memory::{Claim, Memory, Sort};
+
 /// How long a client may send nothing.
 const IDLE: Duration = Duration::from_secs(10);
+/// A body in memory, and what is made of it.
+const COPIES: usize = 3;
 /// Bytes that are inflated before other tasks have their turn.
 const INFLATE_STEP: usize = 256 << 10;
 
@@ -37,6 +41,8 @@ pub(crate) struct Bodies {
     within: Duration,
     /// Bytes that all of them may take.
     all: Arc<Semaphore>,
+    /// What counts them among other things, if anything does.
+    memory: Option<Memory>,
 }
 
 /// A body in memory, and its part of what all bodies may take.
@@ -44,12 +50,14 @@ pub(crate) struct Bodies {
 pub(crate) struct Buffer {
     pub(crate) bytes: Vec<u8>,
     permit: Option<OwnedSemaphorePermit>,
+    memory: Option<Claim>,
     bodies: Bodies,
 }
 
 impl Buffer {
     fn new(bodies: Bodies) -> Self {
-        Self { bytes: Vec::new(), permit: None, bodies }
+        let memory = bodies.memory.as_ref().map(|memory| memory.claim(Sort::Buffers, 0));
+        Self { bytes: Vec::new(), permit: None, memory, bodies }
     }
 
     /// Makes sure that `more` bytes fit.
@@ -66,6 +74,10 @@ impl Buffer {
             let permits = u32::try_from(wanted).map_err(|_| BodyError::TooLarge(max))?;
             let more = Arc::clone(&self.bodies.all).try_acquire_many_owned(permits);
             let more = more.map_err(|_| BodyError::NoMemory)?;
+            if self.memory.as_mut().is_some_and(|memory| !memory.try_set(COPIES * (held + wanted)))
+            {
+                return Err(BodyError::NoMemory);
+            }
             match &mut self.permit {
                 Some(permit) => permit.merge(more),
                 None => self.permit = Some(more),
@@ -81,7 +93,12 @@ impl Bodies {
     /// arrive.
     pub(crate) fn new(max: usize, all: usize, within: Duration) -> Self {
         let all = Arc::new(Semaphore::new(all.min(Semaphore::MAX_PERMITS)));
-        Self { max, within, all }
+        Self { max, within, all, memory: None }
+    }
+
+    /// The same, counted by `memory` too.
+    pub(crate) fn counted(self, memory: Memory) -> Self {
+        Self { memory: Some(memory), ..self }
     }
 
     /// Reads `body`.

@@ -90,7 +90,7 @@ fn admit(
     peer: SocketAddr,
     shared: &Shared,
 ) -> Result<(), Full> {
-    let place = shared.places.take(peer.ip())?;
+    let place = shared.places.take(peer.ip(), listener.transport.memory())?;
     // Acknowledgements are written in batches already; Nagle would only hold them back.
     if let Err(why) = stream.set_nodelay(true) {
         debug!(%peer, "TCP_NODELAY could not be set: {why}");

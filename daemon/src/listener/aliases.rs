@@ -10,12 +10,19 @@ pub(super) struct Aliases {
     topics: Vec<Option<Box<str>>>,
     maximum: u16,
     max_topic_length: usize,
+    /// Bytes of the topics.
+    bytes: usize,
 }
 
 impl Aliases {
     /// `maximum` is what the client was told; `max_topic_length` is in bytes.
     pub(super) fn new(maximum: u16, max_topic_length: usize) -> Self {
-        Self { topics: Vec::new(), maximum, max_topic_length }
+        Self { maximum, max_topic_length, ..Self::default() }
+    }
+
+    /// Bytes that they take.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes + self.topics.capacity() * size_of::<Option<Box<str>>>()
     }
 
     /// The topic of `publish`, which may set an alias or use one.
@@ -37,7 +44,10 @@ impl Aliases {
         }
         // What is too long to be published takes no memory.
         let fits = publish.topic.len() <= self.max_topic_length;
-        self.topics[place] = fits.then(|| publish.topic.into());
+        let new: Option<Box<str>> = fits.then(|| publish.topic.into());
+        self.bytes += new.as_ref().map_or(0, |topic| topic.len());
+        let old = std::mem::replace(&mut self.topics[place], new);
+        self.bytes -= old.map_or(0, |topic| topic.len());
         Ok(publish.topic)
     }
 }

@@ -102,7 +102,7 @@ async fn establish<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let mut wire = Box::new(Wire::new(stream, shared.metrics.clone()));
+    let mut wire = Box::new(Wire::new(stream, shared.sessions.memory(), shared.metrics.clone()));
     let drain = shared.supervisor.drain();
     let admitted = tokio::select! {
         admitted = timeout_at(deadline, admit(&mut wire, &peer, shared)) => admitted,
@@ -121,7 +121,12 @@ where
         }
         Ok(Ok(admitted)) => admitted,
     };
-    place.connected();
+    let version = admitted.connect.version;
+    if !place.connected() {
+        let why = NotConnected::Unattached(version, Unattached::NoMemory);
+        refuse(wire, peer, why, shared).await;
+        return None;
+    }
     // As large as it will be: before there is a session.
     if !accept(&admitted, None, shared, &mut Vec::new()) {
         shared.metrics.malformed.inc();
@@ -132,7 +137,6 @@ where
     let stop = drain.child_token();
     let identity = admitted.identity.clone();
     let _present = shared.gate.enter(&identity, &stop);
-    let version = admitted.connect.version;
     let wish = Wish { clean: admitted.connect.clean, expiry: admitted.connect.session_expiry };
     let attached = match shared.sessions.attach(&client, wish, &stop).await {
         Ok(attached) => attached,

@@ -157,6 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 return Err(self.gone());
             }
             self.send()?;
+            self.account();
             if self.wire.is_large() {
                 self.watch.grown();
             }
@@ -177,6 +178,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Wake::Stop => return Err(End::TakenOver),
             }
         }
+    }
+
+    /// Notes what the connection holds in memory.
+    fn account(&mut self) {
+        let journal = self.journal.as_ref().map_or(0, Journal::memory);
+        let will = self.will.as_ref().map_or(0, Will::memory);
+        let parts = self.inbound.memory() + self.outbound.memory() + self.session.memory();
+        self.wire.account(parts + journal + will);
     }
 
     /// Whether packets are taken in.

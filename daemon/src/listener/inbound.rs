@@ -135,6 +135,12 @@ impl Inbound {
         }
     }
 
+    /// Bytes that it takes; the log's own queue has a bound of its own.
+    pub(super) fn memory(&self) -> usize {
+        let block = self.block.as_ref().map_or(0, BlockBuilder::capacity);
+        block + self.properties.capacity() + self.extended.capacity() + self.aliases.memory()
+    }
+
     /// Whether it takes no more: the connection is not read until it does.
     pub(super) fn is_full(&self) -> bool {
         let (count, bytes) =

@@ -100,14 +100,15 @@ impl Shared {
     ) -> Self {
         Self {
             gate,
-            sessions,
-            places: Places::new(&limits, metrics.clone()),
+            places: Places::new(&limits, sessions.memory().clone(), metrics.clone()),
             bodies: Bodies::new(
                 limits.max_body_size.as_usize(),
                 limits.max_body_memory.as_usize(),
                 limits.request_timeout.0,
-            ),
+            )
+            .counted(sessions.memory().clone()),
             limits: Arc::new(limits),
+            sessions,
             metrics,
             supervisor,
         }
@@ -161,7 +162,9 @@ enum End {
     #[error("connection lost")]
     Lost,
     #[error("connection lost: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    #[error("clients hold as much memory as limits.max-memory allows, and its packet needs more")]
+    NoMemory,
     #[error("client disconnected")]
     Disconnected { with_will: bool },
     #[error("the session could not be written to disk")]
@@ -188,6 +191,15 @@ enum End {
     NotStored,
     #[error(transparent)]
     Bus(#[from] SubscriberError),
+}
+
+impl From<io::Error> for End {
+    fn from(why: io::Error) -> Self {
+        match why.kind() {
+            io::ErrorKind::OutOfMemory => Self::NoMemory,
+            _ => Self::Io(why),
+        }
+    }
 }
 
 impl From<Denied> for Reason {
@@ -221,6 +233,7 @@ impl End {
             Self::LoginExpired => Some(Reason::MaximumConnectTime),
             Self::LoginRevoked => Some(Reason::NotAuthorized),
             Self::Drain | Self::Bus(SubscriberError::Stopped) => Some(Reason::ShuttingDown),
+            Self::NoMemory => Some(Reason::QuotaExceeded),
             Self::Denied(denied) => Some(Reason::from(*denied)),
             Self::NotStored | Self::NotKept | Self::Bus(SubscriberError::Read(_)) => {
                 Some(Reason::Unspecified)

@@ -11,9 +11,12 @@ use super::sessions::{Resending, What};
 use crate::bus::Delivery;
 use crate::clock::unix_micros;
 use crate::gate::Rights;
+use crate::memory::Room;
 
 /// Bytes that wait to be written at which no more deliveries are encoded.
 const MAX_BACKLOG: usize = 64 * 1024;
+/// The same when memory is tight.
+const SMALL_BACKLOG: usize = 4 * 1024;
 
 /// The flag of a PUBLISH that may have been sent before.
 const DUP: u8 = 1 << 3;
@@ -27,6 +30,7 @@ pub(super) struct Outbound {
     pub(super) again: VecDeque<Resending>,
     /// More of that is to come.
     pub(super) resumes: bool,
+    max_backlog: usize,
     version: Version,
     writer: PublishWriter,
 }
@@ -47,22 +51,35 @@ impl Outbound {
             deliveries: VecDeque::new(),
             again: VecDeque::new(),
             resumes: false,
+            max_backlog: MAX_BACKLOG,
             version,
             writer: PublishWriter::new(version, max_packet_size, max_aliases),
         }
+    }
+
+    /// Bytes that it takes, without the events.
+    pub(super) fn memory(&self) -> usize {
+        self.deliveries.capacity() * size_of::<Delivery>()
+            + self.again.capacity() * size_of::<Resending>()
+            + self.writer.memory()
+    }
+
+    /// Says how much memory there is.
+    pub(super) fn set_room(&mut self, room: Room) {
+        self.max_backlog = if room == Room::Plenty { MAX_BACKLOG } else { SMALL_BACKLOG };
     }
 
     /// Whether it can take more from the bus.
     pub(super) fn wants(&self, backlog: usize) -> bool {
         self.again.is_empty()
             && (self.deliveries.is_empty() || self.resumes)
-            && backlog < MAX_BACKLOG
+            && backlog < self.max_backlog
     }
 
     /// Whether [`Outbound::send`] would append something to `out`.
     pub(super) fn is_ready(&self, session: &Session, out: &[u8]) -> bool {
         let next = self.deliveries.front();
-        out.len() < MAX_BACKLOG
+        out.len() < self.max_backlog
             && (!self.again.is_empty()
                 || next.is_some_and(|next| next.qos == Qos::AtMostOnce || session.has_window()))
     }
@@ -78,7 +95,7 @@ impl Outbound {
     ) -> Sent {
         let mut sent = Sent::default();
         self.send_again(session, rights, out);
-        while out.len() < MAX_BACKLOG
+        while out.len() < self.max_backlog
             && !self.resumes
             && self.again.is_empty()
             && let Some(delivery) = self.deliveries.front()
@@ -109,7 +126,7 @@ impl Outbound {
     /// Sends what was under way when the last connection ended (`[MQTT-4.4.0-1]`). A QoS 2 PUBLISH
     /// goes out even if its time is over: the client may have it, and keeps its packet id.
     fn send_again(&mut self, session: &mut Session, rights: &mut Rights, out: &mut Vec<u8>) {
-        while out.len() < MAX_BACKLOG
+        while out.len() < self.max_backlog
             && let Some(Resending { id, delivery }) = self.again.front()
         {
             match (session.resend(*id), delivery) {

@@ -9,6 +9,7 @@ use tidegate_config::Limits;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Metrics;
+use crate::memory::{Claim, Memory, Sort};
 
 /// The places of all listeners. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -16,6 +17,7 @@ pub(super) struct Places {
     in_all: Arc<Semaphore>,
     connecting: Arc<Semaphore>,
     by_address: Arc<ByAddress>,
+    memory: Memory,
     metrics: Metrics,
 }
 
@@ -31,6 +33,7 @@ pub(super) enum Full {
     InAll,
     Address,
     Connecting,
+    Memory,
 }
 
 /// One connection's place; dropping it gives it back.
@@ -40,12 +43,14 @@ pub(super) struct Place {
     connecting: Option<OwnedSemaphorePermit>,
     address: IpAddr,
     by_address: Arc<ByAddress>,
+    memory: Claim,
+    memories: Memory,
     metrics: Metrics,
 }
 
 impl Full {
     /// How many there are.
-    pub(super) const KINDS: usize = 3;
+    pub(super) const KINDS: usize = 4;
 
     /// The key in `[limits]`.
     pub(super) fn key(self) -> &'static str {
@@ -53,12 +58,13 @@ impl Full {
             Self::InAll => "max-connections",
             Self::Address => "max-connections-per-address",
             Self::Connecting => "max-connecting",
+            Self::Memory => "max-memory",
         }
     }
 }
 
 impl Places {
-    pub(super) fn new(limits: &Limits, metrics: Metrics) -> Self {
+    pub(super) fn new(limits: &Limits, memory: Memory, metrics: Metrics) -> Self {
         let semaphore = |max: usize| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
         Self {
             in_all: semaphore(limits.max_connections),
@@ -67,22 +73,25 @@ impl Places {
                 max: limits.max_connections_per_address,
                 taken: Mutex::default(),
             }),
+            memory,
             metrics,
         }
     }
 
-    /// A place for a connection from `address`, if there is one. A refusal is counted.
-    pub(super) fn take(&self, address: IpAddr) -> Result<Place, Full> {
-        self.try_take(network(address))
+    /// A place for a connection from `address`, if there is one: it takes `bytes` of
+    /// memory while it does little. A refusal is counted.
+    pub(super) fn take(&self, address: IpAddr, bytes: usize) -> Result<Place, Full> {
+        self.try_take(network(address), bytes)
             .inspect_err(|full| self.metrics.refused_connection(full.key()))
     }
 
-    fn try_take(&self, address: IpAddr) -> Result<Place, Full> {
+    fn try_take(&self, address: IpAddr, bytes: usize) -> Result<Place, Full> {
         let permit = |semaphore: &Arc<Semaphore>, full| {
             Arc::clone(semaphore).try_acquire_owned().map_err(|_| full)
         };
         let in_all = permit(&self.in_all, Full::InAll)?;
         let connecting = permit(&self.connecting, Full::Connecting)?;
+        let memory = self.memory.try_claim(Sort::Connecting, bytes).ok_or(Full::Memory)?;
         self.by_address.enter(address)?;
         self.metrics.connections.inc();
         self.metrics.connecting.inc();
@@ -91,6 +100,8 @@ impl Places {
             connecting: Some(connecting),
             address,
             by_address: Arc::clone(&self.by_address),
+            memory,
+            memories: self.memory.clone(),
             metrics: self.metrics.clone(),
         })
     }
@@ -119,17 +130,25 @@ impl ByAddress {
 }
 
 impl Place {
-    /// The client has said who it is.
-    pub(super) fn connected(&mut self) {
-        if self.connecting.take().is_some() {
-            self.metrics.connecting.dec();
+    /// The client has said who it is. False if there is no memory for it.
+    pub(super) fn connected(&mut self) -> bool {
+        if self.connecting.take().is_none() {
+            return true;
         }
+        self.metrics.connecting.dec();
+        let bytes = self.memory.bytes();
+        self.memory.set(0);
+        let fits = self.memories.fits(Sort::Connections, bytes);
+        self.memory = self.memories.claim(Sort::Connections, bytes);
+        fits
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.connected();
+        if self.connecting.take().is_some() {
+            self.metrics.connecting.dec();
+        }
         self.by_address.leave(self.address);
         self.metrics.connections.dec();
     }
@@ -158,7 +177,7 @@ mod tests {
             max_connecting: connecting,
             ..Limits::default()
         };
-        Places::new(&limits, Metrics::default())
+        Places::new(&limits, Memory::new(100 << 4), Metrics::default())
     }
 
     fn address(text: &str) -> IpAddr {
@@ -168,12 +187,12 @@ mod tests {
     #[test]
     fn one_address_cannot_take_all_places() {
         let places = places(10, 2, 10);
-        let held = [0, 1].map(|_| places.take(address("192.0.2.1")).unwrap());
-        assert_eq!(places.take(address("192.0.2.1")).unwrap_err(), Full::Address);
-        assert_eq!(places.take(address("::ffff:192.0.2.1")).unwrap_err(), Full::Address);
-        let other = places.take(address("192.0.2.2")).unwrap();
+        let held = [0, 1].map(|_| places.take(address("192.0.2.1"), 100).unwrap());
+        assert_eq!(places.take(address("192.0.2.1"), 100).unwrap_err(), Full::Address);
+        assert_eq!(places.take(address("::ffff:192.0.2.1"), 100).unwrap_err(), Full::Address);
+        let other = places.take(address("192.0.2.2"), 100).unwrap();
         drop(held);
-        places.take(address("192.0.2.1")).unwrap();
+        places.take(address("192.0.2.1"), 100).unwrap();
         drop(other);
         assert!(places.by_address.taken.lock().unwrap().is_empty(), "nothing is left behind");
         assert_eq!(places.metrics.connections.get(), 0);
@@ -182,31 +201,31 @@ mod tests {
     #[test]
     fn a_network_of_ipv6_is_one_address() {
         let places = places(10, 1, 10);
-        let _held = places.take(address("2001:db8::1")).unwrap();
-        assert_eq!(places.take(address("2001:db8::ffff:1")).unwrap_err(), Full::Address);
-        places.take(address("2001:db8:0:1::1")).unwrap();
+        let _held = places.take(address("2001:db8::1"), 100).unwrap();
+        assert_eq!(places.take(address("2001:db8::ffff:1"), 100).unwrap_err(), Full::Address);
+        places.take(address("2001:db8:0:1::1"), 100).unwrap();
     }
 
     #[test]
     fn who_has_not_said_who_it_is_takes_no_place_from_those_who_have() {
         let places = places(3, 10, 1);
-        let mut first = places.take(address("192.0.2.1")).unwrap();
-        assert_eq!(places.take(address("192.0.2.2")).unwrap_err(), Full::Connecting);
-        first.connected();
-        first.connected();
-        let second = places.take(address("192.0.2.2")).unwrap();
+        let mut first = places.take(address("192.0.2.1"), 100).unwrap();
+        assert_eq!(places.take(address("192.0.2.2"), 100).unwrap_err(), Full::Connecting);
+        assert!(first.connected());
+        assert!(first.connected());
+        let second = places.take(address("192.0.2.2"), 100).unwrap();
         assert_eq!(places.metrics.connecting.get(), 1);
         drop(second);
         assert_eq!(places.metrics.connecting.get(), 0);
         let mut more: Vec<_> = [0; 2]
             .map(|_| {
-                let mut place = places.take(address("192.0.2.3")).unwrap();
-                place.connected();
+                let mut place = places.take(address("192.0.2.3"), 100).unwrap();
+                assert!(place.connected());
                 place
             })
             .into();
-        assert_eq!(places.take(address("192.0.2.4")).unwrap_err(), Full::InAll);
+        assert_eq!(places.take(address("192.0.2.4"), 100).unwrap_err(), Full::InAll);
         more.pop();
-        places.take(address("192.0.2.4")).unwrap();
+        places.take(address("192.0.2.4"), 100).unwrap();
     }
 }

@@ -134,6 +134,13 @@ impl Session {
         }
     }
 
+    /// Bytes that it takes.
+    pub(super) fn memory(&self) -> usize {
+        // A hash table has a byte of its own for each entry.
+        self.incoming.capacity() * (size_of::<(u16, Incoming)>() + 1)
+            + self.outgoing.capacity() * (size_of::<(u16, Outgoing)>() + 1)
+    }
+
     /// What happened since this was emptied last.
     pub(super) fn notes(&mut self) -> Option<&mut Notes> {
         self.notes.as_deref_mut()

@@ -91,7 +91,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         // subscriptions before it asks for more.
         let busy = self.outbound.deliveries.len() > limits.max_retained;
         let full = self.subscriber.subscriptions() >= limits.max_subscriptions;
-        if busy || (full && !self.subscriber.has(&filter)) {
+        let new = !self.subscriber.has(&filter);
+        if busy || (new && (full || !self.subscriber.fits(&filter))) {
             return Err(Reason::QuotaExceeded);
         }
         let options = Options {

@@ -10,6 +10,11 @@ use crate::gate::Rights;
 use crate::log::Append;
 
 impl Will {
+    /// Bytes that it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.topic.len() + self.properties.len() + self.payload.len()
+    }
+
     /// What is published.
     pub(super) fn draft(&self) -> Draft<'_> {
         Draft {

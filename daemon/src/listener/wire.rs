@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Metrics;
+use crate::memory::{Claim, Memory, Sort};
 
 /// What a quiet connection reads into.
 const SMALL: usize = 2 * 1024;
@@ -32,11 +33,13 @@ pub(super) struct Wire<S> {
     flushed: bool,
     /// Since when the peer has taken nothing of it.
     stuck: Option<Instant>,
+    /// What the buffers take beside two small ones, and what goes with them.
+    memory: Claim,
     metrics: Metrics,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub(super) fn new(stream: S, metrics: Metrics) -> Self {
+    pub(super) fn new(stream: S, memory: &Memory, metrics: Metrics) -> Self {
         Self {
             stream,
             input: Vec::new(),
@@ -46,6 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             written: 0,
             flushed: true,
             stuck: None,
+            memory: memory.claim(Sort::Buffers, 0),
             metrics,
         }
     }
@@ -96,8 +100,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if self.input.capacity() - self.input.len() < wanted {
             self.input.drain(..self.start);
             self.start = 0;
-            let capacity = (unread + wanted).max(self.room);
-            self.input.reserve_exact(capacity.saturating_sub(self.input.len()));
+            if !self.make_room(unread, wanted, total) {
+                return match total {
+                    Some(_) => Poll::Ready(Err(io::ErrorKind::OutOfMemory.into())),
+                    // What was read is to be taken in first.
+                    None => Poll::Pending,
+                };
+            }
         }
         let space = self.input.capacity() - self.input.len();
         let read = pin!(self.stream.read_buf(&mut self.input));
@@ -107,6 +116,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         self.metrics.bytes_in.inc_by(count as u64);
         Poll::Ready(Ok(count))
+    }
+
+    /// Makes room for `wanted` bytes behind those unread, and for more if there is memory in plenty. False
+    /// if there is none.
+    fn make_room(&mut self, unread: usize, wanted: usize, total: Option<usize>) -> bool {
+        let least = total.map_or(SMALL / 2, |total| total.saturating_sub(unread)).max(1);
+        for capacity in [(unread + wanted).max(self.room), (unread + least).max(SMALL)] {
+            let more = capacity.saturating_sub(self.input.capacity());
+            if capacity <= SMALL || self.memory.try_set(self.memory.bytes() + more) {
+                self.input.reserve_exact(capacity.saturating_sub(self.input.len()));
+                return true;
+            }
+            self.room = SMALL;
+        }
+        false
+    }
+
+    /// Notes what the buffers take by now, and `more` that goes with them.
+    pub(super) fn account(&mut self, more: usize) {
+        let buffers = self.input.capacity() + self.output.capacity();
+        // TLS and WebSocket have a buffer of their own.
+        let held_back = if self.flushed { 0 } else { LARGE };
+        self.memory.set((buffers + held_back + more).saturating_sub(2 * SMALL));
     }
 
     /// Writes until nothing waits.
@@ -188,7 +220,11 @@ mod tests {
     async fn what_a_stream_holds_back_is_flushed() {
         // As TLS and WebSocket do, it takes everything and passes on what fits.
         let (mut peer, stream) = duplex(10);
-        let mut wire = Wire::new(BufWriter::with_capacity(1000, stream), Metrics::default());
+        let mut wire = Wire::new(
+            BufWriter::with_capacity(1000, stream),
+            &Memory::new(1 << 20),
+            Metrics::default(),
+        );
         wire.output.extend_from_slice(&[7; 100]);
         let written = timeout(Duration::ZERO, poll_fn(|context| wire.poll_write(context))).await;
         assert!(written.is_err(), "the peer has room for ten bytes");

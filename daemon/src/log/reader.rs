@@ -216,6 +216,11 @@ impl Chunk {
         self.origin = Some(EventId { epoch: shared.epoch, lane: shared.lane, lsn: from });
     }
 
+    /// Bytes that it takes.
+    pub fn capacity(&self) -> usize {
+        self.frames.bytes.capacity()
+    }
+
     /// The frames in order.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
         self.origin.into_iter().flat_map(move |origin| {

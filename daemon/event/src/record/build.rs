@@ -104,6 +104,11 @@ impl BlockBuilder {
         self.bytes.len()
     }
 
+    /// Bytes that its buffer takes.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Whether it holds no event.
     pub fn is_empty(&self) -> bool {
         self.count == 0

@@ -22,7 +22,8 @@ impl Fixture {
     fn on(dir: TempDir, max_count: usize) -> Self {
         let (state, _) = State::open(dir.path()).unwrap();
         let tree = state.tree(TREE).unwrap();
-        let retained = Retained::load(tree, max_count, Metrics::default()).unwrap();
+        let retained =
+            Retained::load(tree, max_count, Memory::new(64 << 20), Metrics::default()).unwrap();
         Self { dir, state, retained }
     }
 
@@ -66,7 +67,11 @@ fn the_last_message_of_a_topic_counts_and_an_empty_one_removes_it() {
     assert_eq!(fixture.topics("#"), ["a"]);
     let filter = Filter::everything();
     assert_eq!(fixture.retained.matching(&filter).next().unwrap().event.payload(), b"2");
-    assert_eq!(fixture.retained.bytes, 2);
+    let filled = fixture.retained.memory.used();
+    fixture.publish("a", b"33");
+    assert_eq!(fixture.retained.memory.used(), filled + 1);
+    fixture.publish("a", b"");
+    assert_eq!(fixture.retained.memory.used(), 0);
 }
 
 #[test]
@@ -85,7 +90,7 @@ fn what_was_written_is_there_after_a_restart() {
     let entry = fixture.retained.matching(&filter).next().unwrap();
     assert_eq!((&*entry.origin, entry.event.payload()), ("sensor", &b"1"[..]));
     assert_eq!(entry.event.properties().as_bytes(), list);
-    assert_eq!(fixture.retained.bytes, entry.event.size());
+    assert!(fixture.retained.memory.used() > entry.event.size());
 }
 
 #[test]
@@ -146,4 +151,19 @@ proptest! {
             topics.iter().map(String::as_str).filter(|topic| parsed.matches(topic)).collect();
         prop_assert_eq!(fixture.topics(&filter), expected, "{}", filter);
     }
+}
+
+#[test]
+fn they_take_a_quarter_of_the_memory_and_no_more() {
+    let mut fixture = Fixture::new(1000);
+    let payload = vec![0; 1 << 20];
+    for n in 0..20 {
+        fixture.publish(&n.to_string(), &payload);
+    }
+    let kept = fixture.topics("#").len();
+    assert_eq!(kept, 15, "of 64 MiB, and each takes a little more than it says");
+    assert_eq!(fixture.retained.metrics.retained_refused.get(), 5);
+    fixture.publish("0", b"");
+    fixture.publish("19", &payload);
+    assert_eq!(fixture.topics("19").len(), 1);
 }

@@ -121,12 +121,21 @@ pub(in crate::listener) struct PublishWriter {
     /// The topics that have an alias: the first ones that were sent, as many as the client takes.
     aliases: HashMap<Box<str>, u16>,
     max_aliases: u16,
+    /// Bytes of those topics.
+    alias_bytes: usize,
 }
 
 impl PublishWriter {
     /// `max` is in bytes, `max_aliases` how many topic aliases the client takes.
     pub(in crate::listener) fn new(version: Version, max: usize, max_aliases: u16) -> Self {
-        Self { version, max, properties: Vec::new(), aliases: HashMap::new(), max_aliases }
+        let (properties, aliases) = (Vec::new(), HashMap::new());
+        Self { version, max, properties, aliases, max_aliases, alias_bytes: 0 }
+    }
+
+    /// Bytes that it takes.
+    pub(in crate::listener) fn memory(&self) -> usize {
+        let aliases = self.aliases.capacity() * size_of::<(Box<str>, u16)>();
+        aliases + self.alias_bytes + self.properties.capacity()
     }
 
     /// Appends `delivery`; `id` is ignored with QoS 0. `expiry` is what is left of its life, in
@@ -176,6 +185,7 @@ impl PublishWriter {
         }
         out.extend_from_slice(payload);
         if let Some(alias) = new {
+            self.alias_bytes += topic.len();
             self.aliases.insert(topic.into(), alias);
         }
         true

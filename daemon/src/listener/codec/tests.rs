@@ -7,6 +7,7 @@ use tidegate_event::{Epoch, EventId, EventRef, Lane, Property, Qos, Received};
 
 use super::*;
 use crate::bus::{Delivery, Event};
+use crate::memory::{Memory, Sort};
 
 fn whole(bytes: &[u8]) -> Frame<'_> {
     match frame(bytes, usize::MAX) {
@@ -16,7 +17,7 @@ fn whole(bytes: &[u8]) -> Frame<'_> {
 }
 
 fn delivery(qos: Qos, list: &[u8], payload: &[u8]) -> Delivery {
-    let event = Event::copy(&EventRef {
+    let event = EventRef {
         id: EventId { epoch: Epoch(1), lane: Lane(0), lsn: 1 },
         received: Received::Synced { unix_micros: 0 },
         origin: "sensor",
@@ -25,7 +26,8 @@ fn delivery(qos: Qos, list: &[u8], payload: &[u8]) -> Delivery {
         retain: true,
         properties: Properties::new(list),
         payload,
-    });
+    };
+    let event = Event::copy(&event, &Memory::new(0), Sort::Deliveries);
     Delivery { event, lsn: None, qos, retain: true, identifiers: vec![] }
 }
 

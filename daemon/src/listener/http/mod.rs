@@ -17,7 +17,7 @@
 //! | bound | default | beyond it |
 //! |---|---|---|
 //! | connections | `limits.max-connections`, `-per-address`, `max-connecting` | closed at once |
-//! | headers | about 64 KiB, 100 of them, `limits.connect-timeout` | 431; closed |
+//! | headers | about 32 KiB, 100 of them, `limits.connect-timeout` | 431; closed |
 //! | a body, inflated too | `limits.max-body-size`, `limits.request-timeout`; 10 s without a byte | 413; 408 |
 //! | all bodies in memory | `limits.max-body-memory` | 503, `Retry-After` |
 //! | an event | `limits.max-packet-size`, as over MQTT | 413 |
@@ -62,6 +62,8 @@ use login::Login;
 pub(super) use metrics::Metrics;
 use problem::Problem;
 
+/// Bytes of a request's headers, beside what one read brings.
+pub(super) const MAX_HEADERS: usize = 32 << 10;
 /// How long a request may take once the drain began.
 const FINISH_WITHIN: Duration = Duration::from_secs(4);
 /// What the listener serves, for programs.
@@ -85,6 +87,7 @@ where
 {
     let bounds = Bounds {
         headers_within: shared.limits.connect_timeout.0,
+        max_headers: MAX_HEADERS,
         ..Bounds::finishing(FINISH_WITHIN)
     };
     let drain = shared.supervisor.drain().clone();
@@ -142,9 +145,9 @@ impl Connection {
         self.shared.metrics.paced.inc_by(u64::from(waits));
     }
 
-    /// The client has said who it is.
-    fn connected(&self) {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner).connected();
+    /// The client has said who it is. False if there is no memory for it.
+    fn connected(&self) -> bool {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).connected()
     }
 }
 

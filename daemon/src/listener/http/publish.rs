@@ -69,7 +69,12 @@ impl Connection {
         let identity = timeout(shared.limits.connect_timeout.0, verified)
             .await
             .map_err(|_| Problem::later("the login could not be verified in time", SOON))??;
-        self.connected();
+        if !self.connected() {
+            return Err(Problem::later(
+                "too many connections, limits.max-memory is reached",
+                LATER,
+            ));
+        }
         let origin = client.map(Arc::from).or_else(|| identity.user.clone());
         let origin: Arc<str> = origin.unwrap_or_else(|| "http".into());
         let rights = shared.gate.rights(&identity, &origin);

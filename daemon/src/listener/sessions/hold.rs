@@ -10,10 +10,11 @@ use tracing::debug;
 use super::super::codec::{Reason, Will};
 use super::super::will;
 use super::journal::Journal;
-use super::{Detached, Kept, Record, Resumed, Sessions, Stored, Table, seconds};
+use super::{Detached, Kept, Record, Resumed, SESSION, Sessions, Stored, Table, seconds};
 use crate::bus::Subscriber;
 use crate::gate::Rights;
 use crate::log::Append;
+use crate::memory::Sort;
 
 /// How long the connection that had the client id before may take to end. It only has to hand over
 /// its session; its last words to its client come behind that.
@@ -42,6 +43,9 @@ pub(in crate::listener) enum Unattached {
     /// `limits.max-sessions`.
     #[error("as many sessions are kept as limits.max-sessions allows")]
     TooMany,
+    /// `limits.max-memory`.
+    #[error("clients hold as much memory as limits.max-memory allows")]
+    NoMemory,
     /// The log has no room for it.
     #[error("the log has no room for the session")]
     Full,
@@ -55,7 +59,7 @@ impl Unattached {
     pub(in crate::listener) fn reason(self) -> Reason {
         match self {
             Self::TakenOver | Self::Busy => Reason::ServerBusy,
-            Self::TooMany | Self::Full => Reason::QuotaExceeded,
+            Self::TooMany | Self::NoMemory | Self::Full => Reason::QuotaExceeded,
             Self::NotStored => Reason::ServerUnavailable,
         }
     }
@@ -168,6 +172,10 @@ impl Sessions {
             inner.metrics.sessions_refused.inc();
             return Err(Unattached::TooMany);
         }
+        if !resumes && expiry > 0 && !had && !self.memory().fits(Sort::Sessions, SESSION) {
+            table.clients.remove(client);
+            return Err(Unattached::NoMemory);
+        }
         if had && !resumes {
             self.abandon(&mut table, client);
         }
@@ -230,7 +238,7 @@ impl Sessions {
         if expiry == 0 {
             return (None, subscriber, None);
         }
-        let kept = Arc::new(Kept::new(Stored::new(expiry), subscriber.backlog()));
+        let kept = Arc::new(Kept::new(Stored::new(expiry), subscriber.backlog(), self.memory()));
         kept.lock().record(client, &Record::Opened { expiry });
         entry.kept = Some(Arc::clone(&kept));
         table.kept += 1;

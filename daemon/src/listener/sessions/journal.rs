@@ -58,6 +58,11 @@ impl Journal {
         self.output.len() + self.held_bytes
     }
 
+    /// Bytes that it takes.
+    pub(in crate::listener) fn memory(&self) -> usize {
+        self.output.capacity() + self.held_bytes
+    }
+
     /// Whether the log does not take records at the moment: then nothing more should be noted.
     pub(in crate::listener) fn is_blocked(&self) -> bool {
         self.room.is_some()

@@ -53,6 +53,7 @@ use super::Metrics;
 use crate::bus::{Backlog, BusHandle, Subscriber};
 use crate::gate::Gate;
 use crate::log::{Append, Log};
+use crate::memory::{Claim, Memory, Sort};
 use crate::state::Tree;
 
 pub(super) use again::{Again, Resending};
@@ -63,6 +64,9 @@ pub use restore::{Parts, RestoreError};
 
 use records::{Detached, Record};
 use stored::Stored;
+
+/// Bytes that a session takes while it is empty, about: with its client id, in the bus and here.
+const SESSION: usize = 2048;
 
 /// The name of the sessions' tree in the state.
 const TREE: &str = "sessions";
@@ -140,6 +144,10 @@ struct Live {
     saved_unsent: Option<Lsn>,
     /// QoS 2 events of the client that `stored` does not know of lie behind this one.
     floor: Option<Lsn>,
+    /// What it takes,
+    own: Claim,
+    /// and of that the topics of retained messages under way.
+    topics: usize,
 }
 
 /// How an earlier connection left a session.
@@ -167,6 +175,11 @@ impl Sessions {
     /// Where the bus must begin, so that no session misses anything.
     pub fn position(&self) -> Lsn {
         self.0.tree.applied().saturating_add(1)
+    }
+
+    /// What the clients' memory is counted with.
+    pub(super) fn memory(&self) -> &Memory {
+        self.0.bus.memory()
     }
 
     /// The wall clock in microseconds, 0 while it is not set.
@@ -219,10 +232,18 @@ impl Table {
 }
 
 impl Kept {
-    fn new(stored: Stored, backlog: Backlog) -> Self {
-        let unlogged = Vec::new();
-        let (dirty, saved_unsent, floor) = (true, None, None);
-        let live = Live { stored, backlog, unlogged, dirty, saved_unsent, floor };
+    fn new(stored: Stored, backlog: Backlog, memory: &Memory) -> Self {
+        let mut live = Live {
+            stored,
+            backlog,
+            unlogged: Vec::new(),
+            dirty: true,
+            saved_unsent: None,
+            floor: None,
+            own: memory.claim(Sort::Sessions, 0),
+            topics: 0,
+        };
+        live.weigh(true);
         Self(Mutex::new(live))
     }
 
@@ -237,6 +258,20 @@ impl Live {
         self.stored.apply(record);
         record.write(client, &mut self.unlogged);
         self.dirty = true;
+        let of_retained = |flight: &Flight| matches!(flight.what, What::Retained(_));
+        self.weigh(match record {
+            Record::Sent(flights) => flights.iter().any(of_retained),
+            record => matches!(record, Record::Detached(_)),
+        });
+    }
+
+    /// Says what it takes; the topics only when they may have changed.
+    fn weigh(&mut self, with_topics: bool) {
+        if with_topics {
+            let flights = self.stored.outgoing.iter();
+            self.topics = flights.map(|(flight, _)| flight.what.memory()).sum();
+        }
+        self.own.set(SESSION + self.stored.memory() + self.topics + self.unlogged.capacity());
     }
 
     /// Hands to the log what it does not have yet, without waiting for it.

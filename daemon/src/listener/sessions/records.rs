@@ -107,6 +107,14 @@ pub(in crate::listener) enum What {
 }
 
 impl What {
+    /// Bytes that it takes beside itself.
+    pub(super) fn memory(&self) -> usize {
+        match self {
+            Self::Event(_) => 0,
+            Self::Retained(topic) => topic.len(),
+        }
+    }
+
     /// What a delivery is of.
     pub(in crate::listener) fn of(delivery: &Delivery) -> Self {
         match delivery.lsn {

@@ -107,7 +107,7 @@ impl Sessions {
             let held = subscriptions.map(|it| (it.filter.clone(), (it.options, it.from)));
             let subscriber =
                 self.0.bus.restore(Arc::clone(&client), held.collect(), live_from, unsent);
-            let kept = Arc::new(Kept::new(stored, subscriber.backlog()));
+            let kept = Arc::new(Kept::new(stored, subscriber.backlog(), self.memory()));
             let entry = Entry { kept: Some(kept), parked: Some(subscriber), ..Entry::default() };
             table.clients.insert(Arc::clone(&client), entry);
             table.kept += 1;

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use tidegate_event::{Lsn, Qos, record};
 
+use super::super::codec::Will;
 use super::records::{Detached, Flight, Position, Record, Subscription, What};
 
 /// The state of one session (MQTT 5.0 section 4.1).
@@ -87,6 +88,14 @@ impl Stored {
                 (self.next, self.last_id) = (*next, *last_id);
             }
         }
+    }
+
+    /// Bytes that it takes, without its subscriptions.
+    pub(super) fn memory(&self) -> usize {
+        let will = self.detached.as_ref().and_then(|detached| detached.will.as_ref());
+        self.outgoing.capacity() * size_of::<(Flight, bool)>()
+            + self.incoming.len() * 8
+            + will.map_or(0, Will::memory)
     }
 
     fn forget(&mut self, id: u16) {

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::gate::{Gate, Peer};
 use crate::listener::{Listener, Metrics, Parts, Sessions, Shared, Transport, connect};
 use crate::log::{Log, Options};
+use crate::memory::Memory;
 use crate::state::State;
 use crate::supervise::{Role, Supervisor};
 
@@ -53,8 +54,10 @@ impl Broker {
         let supervisor = Supervisor::new();
         let bus_metrics = bus::Metrics::default();
         let tree = state.tree(bus::TREE).unwrap();
+        let memory = Memory::new(limits.max_memory.as_usize());
         let (bus, prepared) =
-            BusHandle::prepare(Arc::clone(&log), tree, &limits, bus_metrics.clone()).unwrap();
+            BusHandle::prepare(Arc::clone(&log), tree, &limits, memory, bus_metrics.clone())
+                .unwrap();
         let gate = Arc::new(Gate::new(Arc::clone(&log), &limits, Clock::new()));
         let metrics = Metrics::default();
         let parts = Parts {
@@ -103,7 +106,7 @@ impl Broker {
     pub(super) fn pipe(&self, room: usize) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(room);
         let peer = Peer::new(self.address, true);
-        let place = self.shared.places.take(self.address.ip()).unwrap();
+        let place = self.shared.places.take(self.address.ip(), 1).unwrap();
         let deadline = Instant::now() + LIMIT;
         let connection = connect::run(theirs, peer, place, deadline, self.shared.clone());
         self.shared.supervisor.spawn("pipe", Role::Ordinary, connection);

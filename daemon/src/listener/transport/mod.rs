@@ -25,6 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::http::MAX_HEADERS;
 use crate::gate::Certificate;
 
 use stream::Channel;
@@ -34,6 +35,10 @@ pub use tls::{Tls, TlsProblem};
 pub(super) use websocket::fuzzing;
 use websocket::{Refused, WebSocket};
 
+/// Bytes that an idle connection takes, measured: with its task, its session, and two small buffers.
+const TCP_MEMORY: usize = 16 << 10;
+/// What TLS adds to that.
+const TLS_MEMORY: usize = 8 << 10;
 /// How long a client may take to read why its upgrade was refused.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -96,6 +101,13 @@ impl Transport {
     /// Whether HTTP is spoken, and not MQTT.
     pub(super) fn is_http(&self) -> bool {
         self.is_http
+    }
+
+    /// Bytes that one connection takes while it does little, about.
+    pub(super) fn memory(&self) -> usize {
+        let tls = if self.tls.is_some() { TLS_MEMORY } else { 0 };
+        let headers = if self.is_http { MAX_HEADERS } else { 0 };
+        TCP_MEMORY + tls + headers
     }
 
     /// What is served, for whoever started the daemon: `mqtt`, `mqtts`, `ws`, `wss`, `http` or `https`.
