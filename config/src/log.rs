@@ -18,6 +18,12 @@ pub struct Log {
     /// Bytes on disk held back beside the log, and given up when the disk is full, so that the log can
     /// be freed. 0 to 1 GiB; default 4 MiB.
     pub ballast: ByteSize,
+    /// Bytes of what was set aside as damaged or foreign; beyond it the oldest of it is removed. 1 MiB
+    /// to 64 GiB; default 64 MiB.
+    pub max_quarantine: ByteSize,
+    /// Bytes of the loss ledger; beyond it its older entries are merged. 4 KiB to 16 MiB; default
+    /// 256 KiB.
+    pub max_ledger: ByteSize,
     /// `[log.commit]`
     pub commit: Commit,
 }
@@ -52,6 +58,8 @@ impl Default for Log {
             segment_size: ByteSize::mib(8),
             retain: Span::seconds(0),
             ballast: ByteSize::mib(4),
+            max_quarantine: ByteSize::mib(64),
+            max_ledger: ByteSize::kib(256),
             commit: Commit::default(),
         }
     }
@@ -84,6 +92,16 @@ impl Log {
                 Span::seconds(0)..=Span::seconds(366 * 86_400),
             ),
             ballast: section.bounded("ballast", default.ballast, ByteSize(0)..=ByteSize::gib(1)),
+            max_quarantine: section.bounded(
+                "max-quarantine",
+                default.max_quarantine,
+                ByteSize::mib(1)..=ByteSize::gib(64),
+            ),
+            max_ledger: section.bounded(
+                "max-ledger",
+                default.max_ledger,
+                ByteSize::kib(4)..=ByteSize::mib(16),
+            ),
             commit: section.table("commit", Commit::read),
         }
     }

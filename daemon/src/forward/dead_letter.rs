@@ -61,6 +61,8 @@ impl DeadLetters {
             segment_size: 1 << 20,
             max_delay: Duration::ZERO,
             max_bytes: 64 << 10,
+            max_quarantine: config.dead_letter.max_size.0 / 4,
+            ..Options::default()
         };
         Self { log, storage, options, monitor, queue: Mutex::new(None) }
     }

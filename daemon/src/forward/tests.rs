@@ -31,6 +31,7 @@ fn options(dir: PathBuf) -> Options {
         segment_size: 1 << 20,
         max_delay: Duration::ZERO,
         max_bytes: 1 << 20,
+        ..Options::default()
     }
 }
 

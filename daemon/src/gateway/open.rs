@@ -21,6 +21,8 @@ pub(super) fn log_and_state(
         lane: Lane(0),
         max_size: config.log.max_size.0,
         segment_size: config.log.segment_size.0,
+        max_quarantine: config.log.max_quarantine.0,
+        max_ledger: config.log.max_ledger.0,
         max_delay: config.log.commit.max_delay.0,
         max_bytes: config.log.commit.max_bytes.as_usize(),
     };

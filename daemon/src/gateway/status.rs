@@ -142,7 +142,7 @@ impl Parts {
     /// How they stand.
     pub(super) fn status(&self) -> Status {
         let usage = self.log.usage();
-        let losses = self.log.losses();
+        let losses = self.log.loss_count();
         let refusing = self.log.refusing().map(|why| self.refusing(why));
         Status {
             gateway: self.id.clone(),
@@ -154,8 +154,8 @@ impl Parts {
                 first_lsn: usage.first,
                 bytes: usage.bytes,
                 max_bytes: self.max_bytes,
-                losses: losses.len(),
-                lost_events: losses.iter().fold(0, |sum, loss| sum.saturating_add(loss.count)),
+                losses: losses.entries as usize,
+                lost_events: losses.events,
             },
             disk: DiskStatus {
                 directory: self.data_dir.clone(),

@@ -1,6 +1,5 @@
 //! Taking a log's directory, and opening the log in it.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -28,7 +27,7 @@ impl Claim {
     /// Creates the directory if it is missing, and takes it.
     pub fn new(storage: Arc<dyn Storage>, options: Options) -> Result<Self, OpenError> {
         let dir = &options.dir;
-        storage.create_dir(dir).map_err(OpenError::io("create", dir))?;
+        storage.create_dir_all(dir).map_err(OpenError::io("create", dir))?;
         let lock = dir.join(LOCK);
         match storage.lock(&lock).map_err(OpenError::io("lock", &lock))? {
             Some(lock) => Ok(Self { storage, options, lock }),
@@ -55,8 +54,9 @@ impl Claim {
     ) -> Result<(Log, Writer, Recovery), OpenError> {
         let Self { storage, options, lock } = self;
         let dir = &options.dir;
-        let quarantine = Quarantine::new(Arc::clone(&storage), dir);
-        let ledger = open_ledger(&storage, dir, &quarantine)?;
+        let quarantine = Quarantine::new(Arc::clone(&storage), dir, options.max_quarantine);
+        quarantine.look();
+        let ledger = open_ledger(&storage, &options, &quarantine)?;
         let place = Place {
             storage: &storage,
             dir,
@@ -99,11 +99,14 @@ impl Claim {
 /// Opens the ledger; one that cannot be read is set aside.
 fn open_ledger(
     storage: &Arc<dyn Storage>,
-    dir: &Path,
+    options: &Options,
     quarantine: &Quarantine,
 ) -> Result<Ledger, OpenError> {
-    let path = dir.join(LEDGER);
-    let open = || Ledger::open(Arc::clone(storage), path.clone());
+    let path = options.dir.join(LEDGER);
+    let open = || {
+        let damaged = |bytes: &[u8]| quarantine.keep_copy(&path, bytes);
+        Ledger::open(Arc::clone(storage), path.clone(), options.max_ledger, damaged)
+    };
     open()
         .or_else(|error| {
             quarantine.set_aside(LEDGER, &error.to_string());

@@ -9,6 +9,8 @@ use tidegate_event::Lsn;
 use tokio::sync::oneshot;
 
 use super::queue;
+#[cfg(doc)]
+use super::{BlockBuilder, Log};
 
 /// What [`Log::append`] did with a block.
 #[derive(Debug)]

@@ -7,103 +7,43 @@
 //! | time i64, microseconds since 1970 | 4 zero bytes | CRC-32C u32 of the 44 bytes before
 //! ```
 //!
-//! An entry that does not verify is passed over and counted; the others stand. A loss that the ledger
-//! covers already is not entered twice, so whoever meets the damage may report it.
+//! A loss that the ledger covers already is not entered twice, so whoever meets the damage may report
+//! it.
+//!
+//! *Bound*: where one entry more would take the file beyond `max_ledger`, the older half of the entries
+//! is merged into a quarter of what the bound allows: no LSN leaves the ledger, and no count, but the
+//! ranges become coarser. The file is then written anew, as `ledger.new`, and renamed.
+//!
+//! *Damage*: an entry that does not verify is passed over and counted; the others stand, wherever
+//! they begin. A copy of the file goes to `quarantine/`, and the next entry writes it anew.
+
+mod loss;
+#[cfg(test)]
+mod tests;
 
 use std::io;
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidegate_event::{Lane, Lsn};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::storage::{File, Storage};
+use loss::{ENTRY_LEN, MAGIC};
+pub use loss::{Loss, Reason};
 
-const ENTRY_LEN: usize = 48;
-const MAGIC: [u8; 4] = *b"TGL1";
-const CRC_AT: usize = 44;
-
-/// Why events are lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Reason {
-    /// The bytes on disk are not what was written; what is left of them is in `quarantine/`.
-    Damaged = 1,
-    /// They are not there: a segment file, or the end of the log.
-    Missing = 2,
-    /// Removed while a sink had not got them: its cursor was lost, or stood further than it does.
-    Released = 3,
-}
-
-/// An entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loss {
-    /// In which lane.
-    pub lane: Lane,
-    /// Which LSNs.
-    pub lsns: RangeInclusive<Lsn>,
-    /// How many events at most.
-    pub count: u64,
-    /// Why.
-    pub reason: Reason,
-    /// When it was noticed, in microseconds since 1970-01-01T00:00:00Z.
-    pub unix_micros: i64,
-}
-
-impl Loss {
-    /// A loss that is noticed now.
-    pub fn now(lane: Lane, lsns: RangeInclusive<Lsn>, reason: Reason) -> Self {
-        let count = lsns.end().saturating_sub(*lsns.start()).saturating_add(1);
-        Self { lane, lsns, count, reason, unix_micros: crate::clock::unix_micros() }
-    }
-
-    fn encode(&self) -> [u8; ENTRY_LEN] {
-        let mut entry = [0; ENTRY_LEN];
-        entry[0..4].copy_from_slice(&MAGIC);
-        entry[4] = self.lane.0;
-        entry[5] = self.reason as u8;
-        entry[8..16].copy_from_slice(&self.lsns.start().to_le_bytes());
-        entry[16..24].copy_from_slice(&self.lsns.end().to_le_bytes());
-        entry[24..32].copy_from_slice(&self.count.to_le_bytes());
-        entry[32..40].copy_from_slice(&self.unix_micros.to_le_bytes());
-        let crc = crc32c::crc32c(&entry[..CRC_AT]);
-        entry[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
-        entry
-    }
-
-    fn decode(entry: &[u8; ENTRY_LEN]) -> Option<Self> {
-        let u64_at = |at: usize| {
-            entry[at..at + 8].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
-        };
-        let crc = crc32c::crc32c(&entry[..CRC_AT]).to_le_bytes();
-        let reason = match entry[5] {
-            1 => Reason::Damaged,
-            2 => Reason::Missing,
-            3 => Reason::Released,
-            _ => return None,
-        };
-        (entry.starts_with(&MAGIC) && entry[CRC_AT..] == crc).then(|| Self {
-            lane: Lane(entry[4]),
-            lsns: u64_at(8)..=u64_at(16),
-            count: u64_at(24),
-            reason,
-            unix_micros: u64_at(32) as i64,
-        })
-    }
-
-    fn covers(&self, other: &Self) -> bool {
-        self.lane == other.lane
-            && self.lsns.start() <= other.lsns.start()
-            && self.lsns.end() >= other.lsns.end()
-    }
-}
+/// Its name while it is written anew.
+pub(super) const UNFINISHED: &str = "ledger.new";
+/// A file of more bytes is no ledger: the bound's bound.
+const LARGEST: u64 = 16 << 20;
+/// A smaller bound counts as this one.
+const LEAST_ENTRIES: usize = 8;
 
 /// The ledger of one log.
 #[derive(Debug)]
 pub struct Ledger {
     storage: Arc<dyn Storage>,
     path: PathBuf,
+    max_entries: usize,
     state: Mutex<State>,
 }
 
@@ -114,115 +54,190 @@ struct State {
     saved: usize,
     /// Where the next one goes.
     offset: u64,
-    damaged: usize,
+    /// The file is to be written anew: entries were merged, or are damaged.
+    anew: bool,
+    damaged: u64,
     file: Option<Arc<dyn File>>,
 }
 
+/// How much the ledger holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Losses {
+    /// Entries.
+    pub entries: u64,
+    /// The events in them, at most.
+    pub events: u64,
+    /// Entries on disk that could not be read when the log was opened.
+    pub damaged: u64,
+}
+
 impl Ledger {
-    /// Reads the ledger at `path`; the file is created with the first entry.
-    pub fn open(storage: Arc<dyn Storage>, path: PathBuf) -> io::Result<Self> {
-        let file = match storage.open(&path) {
-            Ok(file) => Some(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+    /// Reads the ledger at `path`; the file is created with the first entry. It takes `max_bytes` on
+    /// disk, and twice that while it is written anew. `damaged` is handed the content of a file with
+    /// damage in it.
+    pub(super) fn open(
+        storage: Arc<dyn Storage>,
+        path: PathBuf,
+        max_bytes: u64,
+        damaged: impl FnOnce(&[u8]),
+    ) -> io::Result<Self> {
+        let bytes = match storage.open(&path) {
+            Ok(file) => read(&*file)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let mut bytes = Vec::new();
-        if let Some(file) = &file {
-            bytes.resize(file.len()? as usize, 0);
-            let read = file.read_at(&mut bytes, 0)?;
-            bytes.truncate(read);
+        let (entries, bad) = decode(&bytes);
+        if bad > 0 {
+            warn!(path = %path.display(), damaged = bad, "entries of the loss ledger are damaged");
+            damaged(&bytes);
         }
-        let (whole, _torn) = bytes.as_chunks::<ENTRY_LEN>();
-        let entries: Vec<_> = whole.iter().filter_map(Loss::decode).collect();
-        let damaged = whole.len() - entries.len();
-        if damaged > 0 {
-            warn!(path = %path.display(), damaged, "entries of the loss ledger are damaged");
-        }
-        let offset = (whole.len() * ENTRY_LEN) as u64;
-        let state = State { saved: entries.len(), entries, offset, damaged, file };
-        Ok(Self { storage, path, state: Mutex::new(state) })
+        let max_entries = (max_bytes.min(LARGEST) as usize / ENTRY_LEN).max(LEAST_ENTRIES);
+        let saved = entries.len();
+        let anew = bad > 0 || bytes.len() != saved * ENTRY_LEN;
+        let state = State { entries, saved, offset: 0, anew, damaged: bad, file: None };
+        let ledger = Self { storage, path, max_entries, state: Mutex::new(state) };
+        ledger.lock().offset = (saved * ENTRY_LEN) as u64;
+        Ok(ledger)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters a loss, durably, unless an entry covers it. When the disk does not take it, the entry
     /// stays in memory and goes to disk with the next one; whoever opens the log again meets the
-    /// same damage again.
-    pub fn record(&self, loss: Loss) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    /// same damage again. Answers whether all entries are on disk.
+    pub fn record(&self, loss: Loss) -> bool {
+        let mut state = self.lock();
         if !state.entries.iter().any(|entry| entry.covers(&loss)) {
             warn!(
                 lane = loss.lane.0, first = loss.lsns.start(), last = loss.lsns.end(),
                 reason = ?loss.reason, "events are lost"
             );
             state.entries.push(loss);
+            self.bound(&mut state);
         }
-        if let Err(error) = self.save(&mut state) {
-            warn!(path = %self.path.display(), %error, "the loss ledger cannot be written");
+        match self.save(&mut state) {
+            Ok(()) => true,
+            Err(error) => {
+                warn!(path = %self.path.display(), %error, "the loss ledger cannot be written");
+                false
+            }
         }
+    }
+
+    /// Merges the older half of the entries where there are too many.
+    fn bound(&self, state: &mut State) {
+        if state.entries.len() <= self.max_entries {
+            return;
+        }
+        let newer = state.entries.split_off(state.entries.len() / 2);
+        let mut entries = loss::merge(std::mem::take(&mut state.entries), self.max_entries / 4);
+        entries.extend(newer);
+        info!(
+            path = %self.path.display(), entries = entries.len(),
+            "the loss ledger is full: older entries are merged"
+        );
+        state.entries = entries;
+        state.anew = true;
     }
 
     fn save(&self, state: &mut State) -> io::Result<()> {
-        if state.saved == state.entries.len() {
+        if !state.anew && state.saved == state.entries.len() {
             return Ok(());
         }
-        let file = match &state.file {
-            Some(file) => Arc::clone(file),
-            None => {
-                let file = self.storage.create(&self.path)?;
-                state.file = Some(Arc::clone(&file));
-                file
-            }
-        };
-        let bytes: Vec<u8> = state.entries[state.saved..].iter().flat_map(Loss::encode).collect();
-        file.write_at(&bytes, state.offset)?;
-        file.sync_data()?;
-        if let Some(dir) = self.path.parent() {
-            self.storage.sync_dir(dir)?;
+        if state.anew {
+            let (file, len) = self.write_anew(&state.entries)?;
+            (state.file, state.offset, state.anew) = (Some(file), len, false);
+        } else {
+            let bytes = encode(&state.entries[state.saved..]);
+            let file = self.file(state)?;
+            file.write_at(&bytes, state.offset)?;
+            file.sync_data()?;
+            self.sync_dir()?;
+            state.offset += bytes.len() as u64;
         }
         state.saved = state.entries.len();
-        state.offset += bytes.len() as u64;
         Ok(())
     }
 
-    /// All entries, oldest first.
-    pub fn entries(&self) -> Vec<Loss> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).entries.clone()
+    fn file(&self, state: &mut State) -> io::Result<Arc<dyn File>> {
+        if let Some(file) = &state.file {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.storage.open(&self.path).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => self.storage.create(&self.path),
+            _ => Err(error),
+        })?;
+        state.file = Some(Arc::clone(&file));
+        Ok(file)
     }
 
-    /// How many entries were on disk and could not be read.
-    pub fn damaged(&self) -> usize {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).damaged
+    fn write_anew(&self, entries: &[Loss]) -> io::Result<(Arc<dyn File>, u64)> {
+        let unfinished = self.path.with_file_name(UNFINISHED);
+        match self.storage.unlink(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let bytes = encode(entries);
+        let file = self.storage.create(&unfinished)?;
+        file.write_at(&bytes, 0)?;
+        file.sync_data()?;
+        self.storage.rename(&unfinished, &self.path)?;
+        self.sync_dir()?;
+        Ok((file, bytes.len() as u64))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.path.parent().map_or(Ok(()), |dir: &Path| self.storage.sync_dir(dir))
+    }
+
+    /// All entries: first those that were merged, in the order of their LSNs, then the others as they
+    /// were noticed.
+    pub fn entries(&self) -> Vec<Loss> {
+        self.lock().entries.clone()
+    }
+
+    /// How much it holds.
+    pub fn losses(&self) -> Losses {
+        let state = self.lock();
+        Losses {
+            entries: state.entries.len() as u64,
+            events: state.entries.iter().map(|loss| loss.count).fold(0, u64::saturating_add),
+            damaged: state.damaged,
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::log::storage::FileSystem;
-
-    fn loss(lsns: RangeInclusive<Lsn>) -> Loss {
-        let count = lsns.end() - lsns.start() + 1;
-        Loss { lane: Lane(1), lsns, count, reason: Reason::Damaged, unix_micros: -7 }
+fn read(file: &dyn File) -> io::Result<Vec<u8>> {
+    let len = file.len()?;
+    if len > 2 * LARGEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "too large for a loss ledger"));
     }
+    let mut bytes = vec![0; len as usize];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
 
-    #[test]
-    fn entries_survive_a_reopening_and_each_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ledger");
-        let open = || Ledger::open(Arc::new(FileSystem), path.clone()).unwrap();
-        let ledger = open();
-        let losses = [loss(5..=9), loss(20..=20), loss(30..=41)];
-        losses.iter().for_each(|loss| ledger.record(loss.clone()));
-        ledger.record(loss(6..=7));
-        assert_eq!(open().entries(), losses);
+fn encode(entries: &[Loss]) -> Vec<u8> {
+    entries.iter().flat_map(Loss::encode).collect()
+}
 
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[ENTRY_LEN + 9] ^= 1;
-        bytes.extend_from_slice(b"torn");
-        std::fs::write(&path, bytes).unwrap();
-        let ledger = open();
-        assert_eq!(ledger.entries(), [losses[0].clone(), losses[2].clone()]);
-        assert_eq!(ledger.damaged(), 1);
-        ledger.record(loss(50..=50));
-        assert_eq!(open().entries(), [losses[0].clone(), losses[2].clone(), loss(50..=50)]);
+/// The entries that verify, and how many places do not. A torn end is none.
+fn decode(bytes: &[u8]) -> (Vec<Loss>, u64) {
+    let (mut entries, mut damaged, mut at) = (Vec::new(), 0, 0);
+    while let Some((entry, _)) = bytes[at..].split_first_chunk::<ENTRY_LEN>() {
+        if let Some(loss) = Loss::decode(entry) {
+            entries.push(loss);
+            at += ENTRY_LEN;
+            continue;
+        }
+        damaged += 1;
+        let rest = &bytes[at + 1..];
+        let next = rest.windows(MAGIC.len()).position(|window| window == MAGIC);
+        let Some(next) = next else { break };
+        at += 1 + next;
     }
+    (entries, damaged)
 }

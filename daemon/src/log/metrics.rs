@@ -35,14 +35,24 @@ impl Collector for Metrics {
             events.metric_type(),
         )?;
         events.encode(descriptor)?;
-        let control_lost = ConstCounter::new(self.log.control_lost());
-        let descriptor = encoder.encode_descriptor(
-            "tidegate_log_control_losses",
-            "Damaged places that cost control records and no event, since the start",
-            None,
-            control_lost.metric_type(),
-        )?;
-        control_lost.encode(descriptor)?;
+        let (quarantined, dropped) = self.log.quarantine();
+        for (name, help, value) in [
+            (
+                "tidegate_log_control_losses",
+                "Damaged places that cost control records and no event, since the start",
+                self.log.control_lost(),
+            ),
+            (
+                "tidegate_log_quarantine_dropped",
+                "Files in quarantine that made room for others, since the start",
+                dropped,
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            let descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            counter.encode(descriptor)?;
+        }
+        let losses = self.log.loss_count();
         for (name, help, value) in [
             ("tidegate_log_bytes", "Bytes on disk", usage.bytes),
             (
@@ -52,7 +62,14 @@ impl Collector for Metrics {
             ),
             ("tidegate_log_segments", "Segment files", usage.segments as u64),
             ("tidegate_log_first_lsn", "The oldest event on disk", usage.first),
-            ("tidegate_log_losses", "Entries of the loss ledger", self.log.losses().len() as u64),
+            ("tidegate_log_losses", "Entries of the loss ledger", losses.entries),
+            ("tidegate_log_lost_events", "Events in the loss ledger, at most", losses.events),
+            (
+                "tidegate_log_ledger_damaged",
+                "Entries of the loss ledger that could not be read when the log was opened",
+                losses.damaged,
+            ),
+            ("tidegate_log_quarantine_bytes", "Bytes on disk that were set aside", quarantined),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             let descriptor = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;

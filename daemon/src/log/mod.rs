@@ -10,12 +10,13 @@
 //!   cannot be used refuses.
 //! - Memory: two frames, and at most 4 × `max_bytes` of blocks that wait. It does not grow with the
 //!   backlog. Damage holds the rest of one segment (at most 64 MiB) in memory while it is searched.
-//! - Disk: `max_size`, over all segment files; control records may take one segment more.
+//! - Disk: `max_size`, over all segment files; control records may take one segment more. Beside them
+//!   `max_quarantine` for what is set aside, and `max_ledger`, twice that while it is written anew.
 //!
 //! # On disk
 //!
-//! One directory a lane: `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`, `ledger`, `lock`,
-//! `quarantine/`. Integers are little-endian; checksums are CRC-32C.
+//! One directory a lane: `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`, `ledger` (`ledger.new`
+//! while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
 //!
 //! A **segment** begins with two copies of its header, one in each of its first two sectors of 512
 //! bytes; either will do:
@@ -54,7 +55,8 @@
 //! behind it is damage.
 //!
 //! A segment that a frame would take beyond `segment_size` is followed by a new one: created, header
-//! written, fdatasync, directory fsync; then the frame.
+//! written, fdatasync, directory fsync; then the frame. So a segment that is longer than a header had
+//! one once.
 //!
 //! After a failed write or fdatasync nobody knows what the file holds. The segment is abandoned, cut
 //! behind its last durable frame if the disk lets us, and the frame is tried once more in a new segment,
@@ -178,7 +180,7 @@ use tokio::sync::watch;
 
 pub use claim::Claim;
 pub use commit::{Append, Commit, NotStored};
-pub use ledger::{Ledger, Loss, Reason};
+pub use ledger::{Ledger, Loss, Losses, Reason};
 pub use metrics::Metrics;
 pub use options::Options;
 pub use reader::{Chunk, Frame, Read, ReadError, Reader};

@@ -26,9 +26,29 @@ pub struct Options {
     pub segment_size: u64,
     /// How long a commit waits for more events.
     pub max_delay: Duration,
+    /// Bytes of `quarantine/` beyond which the oldest files there are removed.
+    pub max_quarantine: u64,
+    /// Bytes of the loss ledger beyond which its older entries are merged; at most 16 MiB.
+    pub max_ledger: u64,
     /// Bytes of blocks that end that wait, and that one frame holds at most: at most a quarter of a
     /// segment. A larger block has a frame of its own.
     pub max_bytes: usize,
+}
+
+impl Default for Options {
+    /// What `tidegate.toml` says by default, in the directory `log` of the working directory.
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("log"),
+            lane: Lane(0),
+            max_size: 1 << 30,
+            segment_size: 8 << 20,
+            max_delay: Duration::ZERO,
+            max_quarantine: 64 << 20,
+            max_ledger: 256 << 10,
+            max_bytes: 1 << 20,
+        }
+    }
 }
 
 impl Options {

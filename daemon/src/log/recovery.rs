@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tidegate_event::{Epoch, EventId, Lane, Lsn};
 use tracing::warn;
 
-use super::ledger::{Ledger, Loss, Reason};
+use super::ledger::{self, Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
 use super::scan::{Frames, Scan, Step};
 use super::segment::{self, Before, Decoded, Header, Segment, Table};
@@ -175,7 +175,7 @@ impl Place<'_> {
         let names = self.storage.list(self.dir).map_err(OpenError::io("list", self.dir))?;
         let (mut found, mut foreign) = (Vec::new(), Vec::new());
         for name in names {
-            if [LOCK, LEDGER].contains(&name.as_str()) {
+            if [LOCK, LEDGER, ledger::UNFINISHED].contains(&name.as_str()) {
                 continue;
             }
             let Some((first, sequence)) = segment::parse_name(&name) else {

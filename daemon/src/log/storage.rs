@@ -6,13 +6,40 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use tracing::debug;
+
 #[cfg(test)]
 pub(crate) mod sim;
 
 /// What the log needs of a disk.
 pub trait Storage: Send + Sync + std::fmt::Debug {
-    /// Creates a directory and those above it; fine if it exists.
+    /// Creates a directory, in one that exists.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Creates a directory and those above it, durably; fine if it exists. Each is durable before one
+    /// is created in it: so of those that are found, only the last may not be.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let parent = match dir.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => return Ok(()),
+        };
+        match self.create_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.create_dir_all(parent)?;
+                self.create_dir(dir)?;
+                self.sync_dir(parent)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Where that is refused (it was made for us, in a place that we may not read) it is
+                // most likely durable since long.
+                if let Err(error) = self.sync_dir(parent) {
+                    debug!(dir = %parent.display(), %error, "cannot be synced");
+                }
+                Ok(())
+            }
+            other => other.and_then(|()| self.sync_dir(parent)),
+        }
+    }
     /// The names of the regular files in a directory. Names that are not UTF-8 are left out.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Makes creations, renames and unlinks in a directory durable.
@@ -62,7 +89,7 @@ impl FileSystem {
 
 impl Storage for FileSystem {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        fs::create_dir(dir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -108,6 +135,24 @@ impl Storage for FileSystem {
     }
 }
 
+/// Reads with `read`, which may stop short, until `buffer` is full or the file ends.
+fn fill(
+    buffer: &mut [u8],
+    offset: u64,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match read(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
 impl File for fs::File {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
@@ -118,16 +163,7 @@ impl File for fs::File {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match FileExt::read_at(self, &mut buffer[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
+        fill(buffer, offset, |part, offset| FileExt::read_at(self, part, offset))
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -2,6 +2,7 @@
 
 mod damage;
 mod model;
+mod regress;
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ fn options(dir: &Path) -> Options {
         segment_size: 64 << 10,
         max_delay: Duration::ZERO,
         max_bytes: 16 << 10,
+        ..Options::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use tidegate_event::Lsn;
 
-use super::{Log, Loss};
+use super::{Log, Loss, Losses};
 
 /// What a log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,5 +64,15 @@ impl Log {
     /// The loss ledger's entries, oldest first.
     pub fn losses(&self) -> Vec<Loss> {
         self.shared.ledger.entries()
+    }
+
+    /// How much the loss ledger holds.
+    pub fn loss_count(&self) -> Losses {
+        self.shared.ledger.losses()
+    }
+
+    /// What was set aside: bytes on disk, and files that made room for others since the log was opened.
+    pub fn quarantine(&self) -> (u64, u64) {
+        (self.shared.quarantine.bytes(), self.shared.quarantine.dropped())
     }
 }

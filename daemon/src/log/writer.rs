@@ -237,12 +237,14 @@ impl Writer {
     fn create(&self, header: &Header, path: &Path, room: usize) -> io::Result<Arc<dyn File>> {
         let file = self.shared.storage.create(path)?;
         file.write_at(&header.encode(), 0)?;
-        let len = segment::HEADER_LEN as u64;
-        for at in (0..room).step_by(PROBE.len()) {
-            file.write_at(&PROBE[..PROBE.len().min(room - at)], len + at as u64)?;
-        }
+        // Before anything else is in it: a segment without a header, and longer than one, is damaged.
         file.sync_data()?;
         if room > 0 {
+            let len = segment::HEADER_LEN as u64;
+            for at in (0..room).step_by(PROBE.len()) {
+                file.write_at(&PROBE[..PROBE.len().min(room - at)], len + at as u64)?;
+            }
+            file.sync_data()?;
             file.truncate(len)?;
         }
         self.shared.storage.sync_dir(&self.shared.dir)?;

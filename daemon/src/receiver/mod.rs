@@ -220,6 +220,7 @@ impl Receiver {
             segment_size: SEGMENT_SIZE,
             max_delay: Duration::ZERO,
             max_bytes: MAX_COMMIT,
+            ..log::Options::default()
         };
         let (log, recovery) = Log::open(storage, log_options)?;
         for lost in &recovery.quarantined {

@@ -28,6 +28,7 @@ impl Site {
             segment_size: 64 << 10,
             max_delay: Duration::ZERO,
             max_bytes: 16 << 10,
+            ..Options::default()
         };
         let (log, _) = Log::open(Arc::new(FileSystem), options).unwrap();
         let (state, _) = State::open(&dir.join("state")).unwrap();

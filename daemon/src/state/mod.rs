@@ -40,6 +40,7 @@ use tracing::{error, info, warn};
 
 pub use cursors::Cursors;
 
+use crate::log::{FileSystem, Storage};
 use checkpoint::{Bytes, Item};
 use cursors::CURSORS;
 use store::{Filling, Store, Table, lock};
@@ -165,7 +166,7 @@ impl State {
     /// Opens or creates the state under `dir`.
     pub fn open(dir: &Path) -> Result<(Self, Opened), StateError> {
         let directory = |error| StateError::Directory { dir: dir.to_owned(), error };
-        std::fs::create_dir_all(dir).map_err(directory)?;
+        FileSystem.create_dir_all(dir).map_err(directory)?;
         let (mut store, found) = guard::open(dir)?;
         let mut opened = match found {
             guard::Found::Fine => Opened::Fine,

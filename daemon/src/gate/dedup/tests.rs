@@ -90,6 +90,7 @@ async fn what_is_in_the_log_is_known_after_a_start() {
         segment_size: 1 << 18,
         max_delay: Duration::ZERO,
         max_bytes: 1 << 16,
+        ..Options::default()
     };
     let (log, _) = Log::open(Arc::new(FileSystem), options).unwrap();
     for (id, age) in [("old", 3_600_000_000), ("new", 1_000_000)] {

@@ -149,6 +149,7 @@ fn open(disk: &Disk, dir: &Path, max_size: u64) -> Arc<Log> {
         segment_size: max_size / 8,
         max_delay: Duration::ZERO,
         max_bytes: 256 << 10,
+        ..Options::default()
     };
     Log::open(Arc::new(disk.clone()), options).unwrap().0
 }

@@ -267,7 +267,7 @@ impl World {
             }
             self.control.insert(*tag, *lsn);
         }
-        let quarantined = self.sim.list(Path::new("/log/quarantine")).unwrap();
+        let quarantined = self.sim.list(Path::new("/log/quarantine")).unwrap_or_default();
         let damaged = self.damaged && !quarantined.is_empty();
         for (tag, lsn) in self.control.range(self.released_control + 1..) {
             let kept = *lsn <= self.released || seen.contains_key(tag);

@@ -1,0 +1,143 @@
+//! An entry of the ledger.
+
+use std::ops::RangeInclusive;
+
+use tidegate_event::{Lane, Lsn};
+
+pub(super) const ENTRY_LEN: usize = 48;
+pub(super) const MAGIC: [u8; 4] = *b"TGL1";
+const CRC_AT: usize = 44;
+
+/// Why events are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reason {
+    /// The bytes on disk are not what was written; what is left of them is in `quarantine/`.
+    Damaged = 1,
+    /// They are not there: a segment file, or the end of the log.
+    Missing = 2,
+    /// Removed while a sink had not got them: its cursor was lost, or stood further than it does.
+    Released = 3,
+}
+
+/// An entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// In which lane.
+    pub lane: Lane,
+    /// Which LSNs.
+    pub lsns: RangeInclusive<Lsn>,
+    /// How many of them at most: fewer than the range has where entries were merged.
+    pub count: u64,
+    /// Why.
+    pub reason: Reason,
+    /// When it was noticed, in microseconds since 1970-01-01T00:00:00Z.
+    pub unix_micros: i64,
+}
+
+impl Loss {
+    /// A loss that is noticed now.
+    pub fn now(lane: Lane, lsns: RangeInclusive<Lsn>, reason: Reason) -> Self {
+        let count = lsns.end().saturating_sub(*lsns.start()).saturating_add(1);
+        Self { lane, lsns, count, reason, unix_micros: crate::clock::unix_micros() }
+    }
+
+    pub(super) fn encode(&self) -> [u8; ENTRY_LEN] {
+        let mut entry = [0; ENTRY_LEN];
+        entry[0..4].copy_from_slice(&MAGIC);
+        entry[4] = self.lane.0;
+        entry[5] = self.reason as u8;
+        entry[8..16].copy_from_slice(&self.lsns.start().to_le_bytes());
+        entry[16..24].copy_from_slice(&self.lsns.end().to_le_bytes());
+        entry[24..32].copy_from_slice(&self.count.to_le_bytes());
+        entry[32..40].copy_from_slice(&self.unix_micros.to_le_bytes());
+        let crc = crc32c::crc32c(&entry[..CRC_AT]);
+        entry[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        entry
+    }
+
+    pub(super) fn decode(entry: &[u8; ENTRY_LEN]) -> Option<Self> {
+        let u64_at = |at: usize| {
+            entry[at..at + 8].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+        };
+        let crc = crc32c::crc32c(&entry[..CRC_AT]).to_le_bytes();
+        let reason = match entry[5] {
+            1 => Reason::Damaged,
+            2 => Reason::Missing,
+            3 => Reason::Released,
+            _ => return None,
+        };
+        (entry.starts_with(&MAGIC) && entry[CRC_AT..] == crc).then(|| Self {
+            lane: Lane(entry[4]),
+            lsns: u64_at(8)..=u64_at(16),
+            count: u64_at(24),
+            reason,
+            unix_micros: u64_at(32) as i64,
+        })
+    }
+
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        self.lane == other.lane
+            && self.lsns.start() <= other.lsns.start()
+            && self.lsns.end() >= other.lsns.end()
+    }
+
+    /// How many LSNs the range has.
+    fn len(&self) -> u64 {
+        self.lsns.end().saturating_sub(*self.lsns.start()).saturating_add(1)
+    }
+
+    /// Both in one entry: from the first LSN of the one to the last of the other. As many events are
+    /// lost as in both together, and no more than the range has.
+    fn merge(&mut self, other: &Self) {
+        let (start, end) = (self.lsns.start(), self.lsns.end());
+        self.lsns = *start.min(other.lsns.start())..=*end.max(other.lsns.end());
+        self.count = self.count.saturating_add(other.count).min(self.len());
+        self.unix_micros = self.unix_micros.max(other.unix_micros);
+    }
+
+    fn touches(&self, next: &Self) -> bool {
+        self.is_like(next) && *next.lsns.start() <= self.lsns.end().saturating_add(1)
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        (self.lane, self.reason) == (other.lane, other.reason)
+    }
+}
+
+/// Merges entries until there are no more than `most`, in the order of their LSNs: first those
+/// that lie beside each other, which loses nothing; then neighbours of one lane and reason, so that what
+/// lies between them seems lost too.
+pub(super) fn merge(mut entries: Vec<Loss>, most: usize) -> Vec<Loss> {
+    entries.sort_by_key(|loss| (loss.lane, loss.reason as u8, *loss.lsns.start()));
+    let mut merged: Vec<Loss> = Vec::new();
+    for loss in entries {
+        match merged.last_mut() {
+            Some(last) if last.touches(&loss) => last.merge(&loss),
+            _ => merged.push(loss),
+        }
+    }
+    while merged.len() > most {
+        let before = merged.len();
+        let mut pairs: Vec<Loss> = Vec::new();
+        let mut alone = false;
+        for loss in merged {
+            match pairs.last_mut() {
+                Some(last) if alone && last.is_like(&loss) => {
+                    last.merge(&loss);
+                    alone = false;
+                }
+                _ => {
+                    pairs.push(loss);
+                    alone = true;
+                }
+            }
+        }
+        merged = pairs;
+        if merged.len() == before {
+            break;
+        }
+    }
+    merged.sort_by_key(|loss| *loss.lsns.start());
+    merged
+}

@@ -1,0 +1,86 @@
+use std::ops::RangeInclusive;
+
+use tidegate_event::{Lane, Lsn};
+
+use super::*;
+use crate::log::storage::FileSystem;
+
+fn loss(lsns: RangeInclusive<Lsn>) -> Loss {
+    let count = lsns.end() - lsns.start() + 1;
+    Loss { lane: Lane(1), lsns, count, reason: Reason::Damaged, unix_micros: -7 }
+}
+
+#[test]
+fn entries_survive_a_reopening_and_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let open = || Ledger::open(Arc::new(FileSystem), path.clone(), 4096, |_| ()).unwrap();
+    let ledger = open();
+    let losses = [loss(5..=9), loss(20..=20), loss(30..=41)];
+    losses.iter().for_each(|loss| assert!(ledger.record(loss.clone())));
+    ledger.record(loss(6..=7));
+    assert_eq!(open().entries(), losses);
+
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[ENTRY_LEN + 9] ^= 1;
+    bytes.extend_from_slice(b"torn");
+    std::fs::write(&path, bytes).unwrap();
+    let ledger = open();
+    assert_eq!(ledger.entries(), [losses[0].clone(), losses[2].clone()]);
+    assert_eq!(ledger.losses(), Losses { entries: 2, events: 17, damaged: 1 });
+    ledger.record(loss(50..=50));
+    assert_eq!(open().entries(), [losses[0].clone(), losses[2].clone(), loss(50..=50)]);
+}
+
+#[test]
+fn an_entry_is_found_wherever_it_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let losses = [loss(5..=9), loss(20..=20), loss(30..=41)];
+    let mut bytes = encode(&losses[..1]);
+    bytes.extend_from_slice(b"TGL1 is not an entry");
+    bytes.extend(encode(&losses[1..]));
+    std::fs::write(&path, &bytes).unwrap();
+    let mut kept = Vec::new();
+    let open = |kept: &mut Vec<u8>| {
+        let keep = |bytes: &[u8]| kept.extend_from_slice(bytes);
+        Ledger::open(Arc::new(FileSystem), path.clone(), 4096, keep).unwrap()
+    };
+    let ledger = open(&mut kept);
+    assert_eq!((ledger.entries(), kept), (losses.to_vec(), bytes));
+    assert_eq!(ledger.losses().damaged, 1);
+    // The next entry mends it.
+    ledger.record(loss(50..=50));
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 4 * ENTRY_LEN as u64);
+    assert_eq!(open(&mut Vec::new()).losses(), Losses { entries: 4, events: 19, damaged: 0 });
+}
+
+#[test]
+fn a_full_ledger_forgets_no_lsn_and_no_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let bound = 16 * ENTRY_LEN as u64;
+    let open = || Ledger::open(Arc::new(FileSystem), path.clone(), bound, |_| ()).unwrap();
+    let ledger = open();
+    for number in 1..=1000 {
+        let lsn = number * 10;
+        ledger.record(loss(lsn..=lsn + 1));
+        assert!(std::fs::metadata(&path).unwrap().len() <= bound);
+        if number % 97 == 0 {
+            assert_eq!(open().entries(), ledger.entries());
+        }
+    }
+    let entries = open().entries();
+    assert!((1..=1000).all(|n| entries.iter().any(|entry| entry.lsns.contains(&(n * 10)))));
+    assert_eq!(ledger.losses().events, 2000);
+    assert_eq!(entries.last(), Some(&loss(10_000..=10_001)), "new ones are as they were entered");
+}
+
+#[test]
+fn what_lies_side_by_side_is_merged_without_a_loss() {
+    let side_by_side = [loss(5..=9), loss(20..=29), loss(10..=12), loss(12..=13)];
+    let merged = loss::merge(side_by_side.to_vec(), 100);
+    assert_eq!(merged, [loss(5..=13), loss(20..=29)]);
+    let other = Loss { reason: Reason::Missing, ..loss(14..=15) };
+    assert_eq!(loss::merge(vec![other.clone(), merged[0].clone()], 1), [loss(5..=13), other]);
+}
