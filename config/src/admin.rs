@@ -24,7 +24,8 @@ pub struct LogOutput {
 /// Where and how the daemon logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// `"auto"`: journald when started by systemd, text otherwise.
+    /// `"auto"`: journald when started by systemd, else JSON where the environment says
+    /// `TIDEGATE_LOG_FORMAT=json`, else text.
     Auto,
     /// `"journald"`: journald, with fields.
     Journald,

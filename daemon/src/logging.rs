@@ -11,6 +11,10 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 /// Overrides the config's level, in the syntax of `tracing_subscriber::EnvFilter`.
 const LEVEL_VARIABLE: &str = "TIDEGATE_LOG";
 
+/// What `auto` means without a journal: `json`, or else text. An image has its own default by it, whatever
+/// config is mounted there.
+const FORMAT_VARIABLE: &str = "TIDEGATE_LOG_FORMAT";
+
 /// Starts logging. journald is used where the config asks for it, or where it says `auto` and
 /// systemd connected standard error to the journal; where it cannot be reached, text is.
 ///
@@ -41,7 +45,11 @@ pub fn start(output: &LogOutput) -> Result<(), TryInitError> {
         return registry.with(layer.with_field_prefix(None)).try_init();
     }
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
-    if output.format == LogFormat::Json {
+    let json = match output.format {
+        LogFormat::Auto => std::env::var_os(FORMAT_VARIABLE).is_some_and(|format| format == "json"),
+        format => format == LogFormat::Json,
+    };
+    if json {
         registry.with(lines.json().flatten_event(true)).try_init()
     } else {
         registry.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init()
