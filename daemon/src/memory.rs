@@ -16,8 +16,9 @@
 //!
 //! Deliveries are **tight** from a quarter of the memory on, or once eleven sixteenths are used in all: then
 //! a subscriber that has taken nothing for a while loses what waits for it (QoS 0 is dropped and counted,
-//! QoS 1 and 2 are read from the log later), and one that takes is given less at once. Beyond their share
-//! that goes for every subscriber, but for a few KiB of each, so that one that keeps up notices nothing.
+//! QoS 1 and 2 are read from the log later), and one that takes is given less at once. A queue never takes
+//! more than a sixteenth of what is left, or a few KiB: however many fill up, one that keeps up notices
+//! nothing.
 //!
 //! A figure is what a thing takes, and what goes with it, by estimate; a task adds to it at most what it
 //! has in hand. What the daemon itself needs (some 20 MiB), and tables with bounds of their own (`dedup`,
@@ -69,7 +70,7 @@ pub enum Room {
     Plenty,
     /// Little at once, and nothing for who takes nothing.
     Tight,
-    /// A few KiB each.
+    /// Their share is used up: a few KiB each.
     None,
 }
 
@@ -150,6 +151,14 @@ impl Memory {
             self.0.refused[sort as usize].inc();
         }
         fits
+    }
+
+    /// Bytes that are left for this sort.
+    pub fn left(&self, sort: Sort) -> usize {
+        let (share, of_all) = sort.share();
+        let sixteenth = self.0.max / 16;
+        let own = (share * sixteenth).saturating_sub(self.of(sort).load(Ordering::Relaxed));
+        own.min((of_all * sixteenth).saturating_sub(self.used()))
     }
 
     /// How much deliveries may take.

@@ -72,6 +72,11 @@ impl Wire {
         let _ = self.stream.set_read_timeout(Some(patience));
     }
 
+    /// Has the kernel take only a few KiB for it that were not read.
+    pub fn take_little(&self) {
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&self.stream, 2048);
+    }
+
     /// Nothing more will be said.
     pub fn finish(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);

@@ -14,9 +14,10 @@ use super::subscriber::Held;
 use crate::log::{Chunk, Read, ReadError, Reader};
 use crate::memory::{Claim, Memory, Room, Sort};
 
-/// Bytes read from the log at once.
+/// Bytes read from the log at once, with memory in plenty.
 const READ_BYTES: usize = 64 * 1024;
-/// Bytes of deliveries at once: with memory in plenty, when it is tight, and when there is none.
+/// Bytes of deliveries at once: with memory in plenty, when it is tight (which goes for reading too), and
+/// when there is none.
 const PORTION: usize = 128 * 1024;
 const SMALL_PORTION: usize = 16 * 1024;
 const LEAST: usize = 4 * 1024;
@@ -80,14 +81,15 @@ impl CatchUp {
         into: &mut VecDeque<Delivery>,
     ) -> Result<Read, ReadError> {
         self.waits = None;
+        let room = session.bus.memory.room();
+        let bytes = if room == Room::Plenty { READ_BYTES } else { SMALL_PORTION };
         let from = match self.rest.take() {
             Some(rest) => rest,
-            None => match self.reader.read(&mut self.chunk, READ_BYTES)? {
+            None => match self.reader.read(&mut self.chunk, bytes)? {
                 Read::Frames => 0,
                 other => return Ok(other),
             },
         };
-        let room = session.bus.memory.room();
         self.deliver(session, from, room, into);
         if room == Room::Plenty {
             self.own.set(self.chunk.capacity());

@@ -10,13 +10,16 @@ use tidegate_event::{Lsn, Qos};
 use super::event::Delivery;
 use crate::memory::{Claim, Memory, Room, Sort};
 
-/// Who has taken nothing for that long, though something waited, is slow: when memory is tight, it is the
+/// Who has asked for nothing for that long, though something waited, is slow: when memory is tight, it is the
 /// first to lose what waits for it.
-const SLOW: Duration = Duration::from_secs(1);
-/// Bytes that may wait for each session, however little memory there is.
+const SLOW: Duration = Duration::from_millis(500);
+/// Bytes that may wait for each session that takes, however little memory there is.
 const LEAST: usize = 8 * 1024;
+/// A queue grows up to this part of what is left for all: however many fill up, as much is left for each
+/// other.
+const PART: usize = 16;
 /// Bytes that are taken at once when memory is tight.
-const PORTION: usize = 16 * 1024;
+const PORTION: usize = 8 * 1024;
 
 /// A queue of deliveries, bounded in bytes: each by itself, and all together by `limits.max-memory`.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ struct State {
     own: Claim,
     /// Since when something waits, and nothing was taken.
     waits: Option<Instant>,
+    /// The session has asked since it took something last: if it does not take, it is we who are slow.
+    asked: bool,
     /// What the session took, and may not have sent to its end, begins here.
     taken: Option<Lsn>,
     /// From here on the session reads the log itself; nothing more is queued until it is back.
@@ -72,7 +77,7 @@ impl State {
     }
 
     fn is_slow(&self) -> bool {
-        self.waits.is_some_and(|since| since.elapsed() >= SLOW)
+        !self.asked && self.waits.is_some_and(|since| since.elapsed() >= SLOW)
     }
 
     /// Lets go what waits: the session goes on from the log, if it is owed something with QoS 1 or 2, and
@@ -116,6 +121,7 @@ impl Queue {
             bytes: 0,
             own: memory.claim(Sort::Deliveries, 0),
             waits: None,
+            asked: false,
             taken: None,
             behind: None,
             parked: false,
@@ -144,14 +150,12 @@ impl Queue {
         let waker = {
             let mut state = self.lock();
             let room = self.memory.room();
-            let scarce = match room {
-                Room::Plenty => false,
-                Room::Tight => state.is_slow(),
-                Room::None => true,
-            };
-            if scarce && state.bytes > LEAST && state.is_slow() {
+            let slow = room > Room::Plenty && state.is_slow();
+            if slow {
                 state.shed(&mut pushed);
             }
+            let left = self.memory.left(Sort::Deliveries) / PART;
+            let bound = if slow { 0 } else { left.max(LEAST).min(self.max_bytes) };
             if state.behind.is_some() {
                 deliveries.clear();
                 pushed.behind = true;
@@ -159,10 +163,8 @@ impl Queue {
             }
             for (lsn, delivery) in deliveries.drain(..) {
                 let size = delivery.size();
-                let fits = match scarce {
-                    false => state.bytes + size <= self.max_bytes || state.deliveries.is_empty(),
-                    true => state.bytes + size <= LEAST,
-                };
+                let alone = state.deliveries.is_empty() && !slow && room < Room::None;
+                let fits = state.bytes + size <= bound || alone;
                 if fits && !state.parked {
                     state.bytes += size;
                     state.deliveries.push_back(delivery);
@@ -192,7 +194,7 @@ impl Queue {
     /// memory. When memory is tight, it is not everything at once.
     pub(super) fn take(&self, into: &mut VecDeque<Delivery>) -> Taken {
         let mut state = self.lock();
-        state.taken = None;
+        (state.taken, state.asked) = (None, false);
         match state.behind {
             Some(from) if state.deliveries.is_empty() => Taken::Behind(from),
             _ => {
@@ -231,7 +233,7 @@ impl Queue {
         let mut state = self.lock();
         state.behind = state.unsent().map(|unsent| unsent.max(next));
         (state.deliveries, state.bytes) = (VecDeque::new(), 0);
-        (state.taken, state.waker, state.waits) = (None, None, None);
+        (state.taken, state.waker, state.waits, state.asked) = (None, None, None, false);
         state.note_capacity();
         state.parked = true;
     }
@@ -250,7 +252,7 @@ impl Queue {
     /// Ready when [`Queue::take`] would find something. What was taken before is sent.
     pub(super) fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        state.taken = None;
+        (state.taken, state.asked) = (None, true);
         if state.deliveries.is_empty() && state.behind.is_none() {
             if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
                 state.waker = Some(context.waker().clone());
@@ -376,11 +378,11 @@ mod tests {
         let _others = memory.claim(Sort::Deliveries, 300 << 10);
         assert_eq!(memory.room(), Room::Tight);
         let pushed = slow.push(&mut vec![delivery(102, Qos::AtMostOnce)]);
-        assert_eq!(pushed, Pushed { queued: 1, dropped: 101, ..Pushed::default() });
-        let mut many: Vec<_> = (1..=100).map(|lsn| delivery(lsn, Qos::AtMostOnce)).collect();
-        assert_eq!(quick.push(&mut many).queued, 100);
+        assert_eq!(pushed, Pushed { dropped: 102, ..Pushed::default() });
+        let mut many: Vec<_> = (1..=60).map(|lsn| delivery(lsn, Qos::AtMostOnce)).collect();
+        assert_eq!(quick.push(&mut many).queued, 60);
         let (_, taken) = take(&quick);
-        assert!((1..100).contains(&taken), "a portion at a time: {taken}");
+        assert!((1..60).contains(&taken), "a portion at a time: {taken}");
     }
 
     #[test]

@@ -19,6 +19,10 @@ use crate::supervise::Role;
 /// After an error that the next attempt would meet again (EMFILE, ENFILE, ENOBUFS, ENOMEM).
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Bytes that the kernel takes for a client beyond its window: not some MiB of memory for each that does not
+/// read.
+const MAX_UNSENT: u32 = 128 << 10;
+
 /// A flood is no reason to flood the log.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 
@@ -90,13 +94,16 @@ fn admit(
     peer: SocketAddr,
     shared: &Shared,
 ) -> Result<(), Full> {
-    let place = shared.places.take(peer.ip(), listener.transport.memory())?;
+    let place = shared.places.take(peer.ip(), listener.transport.footprint())?;
     // Acknowledgements are written in batches already; Nagle would only hold them back.
     if let Err(why) = stream.set_nodelay(true) {
         debug!(%peer, "TCP_NODELAY could not be set: {why}");
     }
     if let Err(why) = SockRef::from(&stream).set_tcp_keepalive(&keep_alive()) {
         debug!(%peer, "TCP keep-alive could not be set: {why}");
+    }
+    if let Err(why) = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT) {
+        debug!(%peer, "TCP_NOTSENT_LOWAT could not be set: {why}");
     }
     let name = format!("{} {peer}", listener.transport.scheme());
     let begun = begin(

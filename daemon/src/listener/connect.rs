@@ -102,7 +102,8 @@ async fn establish<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let mut wire = Box::new(Wire::new(stream, shared.sessions.memory(), shared.metrics.clone()));
+    let (footprint, memory) = (place.footprint(), shared.sessions.memory());
+    let mut wire = Box::new(Wire::new(stream, footprint, memory, shared.metrics.clone()));
     let drain = shared.supervisor.drain();
     let admitted = tokio::select! {
         admitted = timeout_at(deadline, admit(&mut wire, &peer, shared)) => admitted,

@@ -31,7 +31,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Sends what may leave.
     pub(super) fn send(&mut self) -> Result<(), End> {
-        self.outbound.set_room(self.shared.sessions.memory().room());
+        self.outbound.set_room(self.shared.sessions.memory());
         let held_up = self.is_held_up();
         let Some(journal) = &mut self.journal else {
             self.outbound.send(&mut self.session, &mut self.rights, &mut self.wire.output);

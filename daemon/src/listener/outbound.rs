@@ -11,12 +11,14 @@ use super::sessions::{Resending, What};
 use crate::bus::Delivery;
 use crate::clock::unix_micros;
 use crate::gate::Rights;
-use crate::memory::Room;
+use crate::memory::{Memory, Room, Sort};
 
 /// Bytes that wait to be written at which no more deliveries are encoded.
 const MAX_BACKLOG: usize = 64 * 1024;
 /// The same when memory is tight.
 const SMALL_BACKLOG: usize = 4 * 1024;
+/// One connection's part of the memory that is left for all.
+const PART: usize = 32;
 
 /// The flag of a PUBLISH that may have been sent before.
 const DUP: u8 = 1 << 3;
@@ -65,8 +67,12 @@ impl Outbound {
     }
 
     /// Says how much memory there is.
-    pub(super) fn set_room(&mut self, room: Room) {
-        self.max_backlog = if room == Room::Plenty { MAX_BACKLOG } else { SMALL_BACKLOG };
+    pub(super) fn set_room(&mut self, memory: &Memory) {
+        let left = memory.left(Sort::Buffers) / PART;
+        self.max_backlog = match memory.room() {
+            Room::Plenty => left.clamp(SMALL_BACKLOG, MAX_BACKLOG),
+            Room::Tight | Room::None => SMALL_BACKLOG,
+        };
     }
 
     /// Whether it can take more from the bus.

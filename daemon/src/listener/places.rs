@@ -9,6 +9,7 @@ use tidegate_config::Limits;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Metrics;
+use super::transport::Footprint;
 use crate::memory::{Claim, Memory, Sort};
 
 /// The places of all listeners. Cheap to clone; all clones are one.
@@ -43,6 +44,7 @@ pub(super) struct Place {
     connecting: Option<OwnedSemaphorePermit>,
     address: IpAddr,
     by_address: Arc<ByAddress>,
+    footprint: Footprint,
     memory: Claim,
     memories: Memory,
     metrics: Metrics,
@@ -78,20 +80,20 @@ impl Places {
         }
     }
 
-    /// A place for a connection from `address`, if there is one: it takes `bytes` of
-    /// memory while it does little. A refusal is counted.
-    pub(super) fn take(&self, address: IpAddr, bytes: usize) -> Result<Place, Full> {
-        self.try_take(network(address), bytes)
+    /// A place for a connection from `address`, if there is one. A refusal is counted.
+    pub(super) fn take(&self, address: IpAddr, footprint: Footprint) -> Result<Place, Full> {
+        self.try_take(network(address), footprint)
             .inspect_err(|full| self.metrics.refused_connection(full.key()))
     }
 
-    fn try_take(&self, address: IpAddr, bytes: usize) -> Result<Place, Full> {
+    fn try_take(&self, address: IpAddr, footprint: Footprint) -> Result<Place, Full> {
         let permit = |semaphore: &Arc<Semaphore>, full| {
             Arc::clone(semaphore).try_acquire_owned().map_err(|_| full)
         };
         let in_all = permit(&self.in_all, Full::InAll)?;
         let connecting = permit(&self.connecting, Full::Connecting)?;
-        let memory = self.memory.try_claim(Sort::Connecting, bytes).ok_or(Full::Memory)?;
+        let memory = self.memory.try_claim(Sort::Connecting, footprint.idle);
+        let memory = memory.ok_or(Full::Memory)?;
         self.by_address.enter(address)?;
         self.metrics.connections.inc();
         self.metrics.connecting.inc();
@@ -100,6 +102,7 @@ impl Places {
             connecting: Some(connecting),
             address,
             by_address: Arc::clone(&self.by_address),
+            footprint,
             memory,
             memories: self.memory.clone(),
             metrics: self.metrics.clone(),
@@ -130,13 +133,18 @@ impl ByAddress {
 }
 
 impl Place {
+    /// What it takes.
+    pub(super) fn footprint(&self) -> Footprint {
+        self.footprint
+    }
+
     /// The client has said who it is. False if there is no memory for it.
     pub(super) fn connected(&mut self) -> bool {
         if self.connecting.take().is_none() {
             return true;
         }
         self.metrics.connecting.dec();
-        let bytes = self.memory.bytes();
+        let bytes = self.footprint.idle;
         self.memory.set(0);
         let fits = self.memories.fits(Sort::Connections, bytes);
         self.memory = self.memories.claim(Sort::Connections, bytes);
@@ -180,6 +188,8 @@ mod tests {
         Places::new(&limits, Memory::new(100 << 4), Metrics::default())
     }
 
+    const SMALL: Footprint = Footprint { idle: 100, stuck: 0 };
+
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
@@ -187,12 +197,12 @@ mod tests {
     #[test]
     fn one_address_cannot_take_all_places() {
         let places = places(10, 2, 10);
-        let held = [0, 1].map(|_| places.take(address("192.0.2.1"), 100).unwrap());
-        assert_eq!(places.take(address("192.0.2.1"), 100).unwrap_err(), Full::Address);
-        assert_eq!(places.take(address("::ffff:192.0.2.1"), 100).unwrap_err(), Full::Address);
-        let other = places.take(address("192.0.2.2"), 100).unwrap();
+        let held = [0, 1].map(|_| places.take(address("192.0.2.1"), SMALL).unwrap());
+        assert_eq!(places.take(address("192.0.2.1"), SMALL).unwrap_err(), Full::Address);
+        assert_eq!(places.take(address("::ffff:192.0.2.1"), SMALL).unwrap_err(), Full::Address);
+        let other = places.take(address("192.0.2.2"), SMALL).unwrap();
         drop(held);
-        places.take(address("192.0.2.1"), 100).unwrap();
+        places.take(address("192.0.2.1"), SMALL).unwrap();
         drop(other);
         assert!(places.by_address.taken.lock().unwrap().is_empty(), "nothing is left behind");
         assert_eq!(places.metrics.connections.get(), 0);
@@ -201,31 +211,31 @@ mod tests {
     #[test]
     fn a_network_of_ipv6_is_one_address() {
         let places = places(10, 1, 10);
-        let _held = places.take(address("2001:db8::1"), 100).unwrap();
-        assert_eq!(places.take(address("2001:db8::ffff:1"), 100).unwrap_err(), Full::Address);
-        places.take(address("2001:db8:0:1::1"), 100).unwrap();
+        let _held = places.take(address("2001:db8::1"), SMALL).unwrap();
+        assert_eq!(places.take(address("2001:db8::ffff:1"), SMALL).unwrap_err(), Full::Address);
+        places.take(address("2001:db8:0:1::1"), SMALL).unwrap();
     }
 
     #[test]
     fn who_has_not_said_who_it_is_takes_no_place_from_those_who_have() {
         let places = places(3, 10, 1);
-        let mut first = places.take(address("192.0.2.1"), 100).unwrap();
-        assert_eq!(places.take(address("192.0.2.2"), 100).unwrap_err(), Full::Connecting);
+        let mut first = places.take(address("192.0.2.1"), SMALL).unwrap();
+        assert_eq!(places.take(address("192.0.2.2"), SMALL).unwrap_err(), Full::Connecting);
         assert!(first.connected());
         assert!(first.connected());
-        let second = places.take(address("192.0.2.2"), 100).unwrap();
+        let second = places.take(address("192.0.2.2"), SMALL).unwrap();
         assert_eq!(places.metrics.connecting.get(), 1);
         drop(second);
         assert_eq!(places.metrics.connecting.get(), 0);
         let mut more: Vec<_> = [0; 2]
             .map(|_| {
-                let mut place = places.take(address("192.0.2.3"), 100).unwrap();
+                let mut place = places.take(address("192.0.2.3"), SMALL).unwrap();
                 assert!(place.connected());
                 place
             })
             .into();
-        assert_eq!(places.take(address("192.0.2.4"), 100).unwrap_err(), Full::InAll);
+        assert_eq!(places.take(address("192.0.2.4"), SMALL).unwrap_err(), Full::InAll);
         more.pop();
-        places.take(address("192.0.2.4"), 100).unwrap();
+        places.take(address("192.0.2.4"), SMALL).unwrap();
     }
 }

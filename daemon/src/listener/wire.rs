@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Metrics;
+use super::transport::Footprint;
 use crate::memory::{Claim, Memory, Sort};
 
 /// What a quiet connection reads into.
@@ -33,13 +34,15 @@ pub(super) struct Wire<S> {
     flushed: bool,
     /// Since when the peer has taken nothing of it.
     stuck: Option<Instant>,
+    /// What the stream has taken meanwhile, at most.
+    held_back: usize,
     /// What the buffers take beside two small ones, and what goes with them.
     memory: Claim,
     metrics: Metrics,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub(super) fn new(stream: S, memory: &Memory, metrics: Metrics) -> Self {
+    pub(super) fn new(stream: S, footprint: Footprint, memory: &Memory, metrics: Metrics) -> Self {
         Self {
             stream,
             input: Vec::new(),
@@ -49,6 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             written: 0,
             flushed: true,
             stuck: None,
+            held_back: footprint.stuck,
             memory: memory.claim(Sort::Buffers, 0),
             metrics,
         }
@@ -136,8 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Notes what the buffers take by now, and `more` that goes with them.
     pub(super) fn account(&mut self, more: usize) {
         let buffers = self.input.capacity() + self.output.capacity();
-        // TLS and WebSocket have a buffer of their own.
-        let held_back = if self.flushed { 0 } else { LARGE };
+        let held_back = if self.flushed { 0 } else { self.held_back };
         self.memory.set((buffers + held_back + more).saturating_sub(2 * SMALL));
     }
 
@@ -222,6 +225,7 @@ mod tests {
         let (mut peer, stream) = duplex(10);
         let mut wire = Wire::new(
             BufWriter::with_capacity(1000, stream),
+            Footprint::default(),
             &Memory::new(1 << 20),
             Metrics::default(),
         );

@@ -16,6 +16,7 @@ use super::disk::{Disk, Hung};
 use crate::bus::{self, BusHandle};
 use crate::clock::Clock;
 use crate::gate::{Gate, Peer};
+use crate::listener::transport::Footprint;
 use crate::listener::{Listener, Metrics, Parts, Sessions, Shared, Transport, connect};
 use crate::log::{Log, Options};
 use crate::memory::Memory;
@@ -106,7 +107,7 @@ impl Broker {
     pub(super) fn pipe(&self, room: usize) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(room);
         let peer = Peer::new(self.address, true);
-        let place = self.shared.places.take(self.address.ip(), 1).unwrap();
+        let place = self.shared.places.take(self.address.ip(), Footprint::default()).unwrap();
         let deadline = Instant::now() + LIMIT;
         let connection = connect::run(theirs, peer, place, deadline, self.shared.clone());
         self.shared.supervisor.spawn("pipe", Role::Ordinary, connection);

@@ -39,8 +39,19 @@ use websocket::{Refused, WebSocket};
 const TCP_MEMORY: usize = 16 << 10;
 /// What TLS adds to that.
 const TLS_MEMORY: usize = 8 << 10;
+/// What TLS and WebSocket take of what a full socket does not.
+const HELD_BACK: usize = 64 << 10;
 /// How long a client may take to read why its upgrade was refused.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Bytes that a connection takes, about, beside its own buffers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Footprint {
+    /// While it does little.
+    pub(super) idle: usize,
+    /// As many more while its client does not take what is written.
+    pub(super) stuck: usize,
+}
 
 /// How the connections of one listener begin.
 #[derive(Debug, Default)]
@@ -103,11 +114,12 @@ impl Transport {
         self.is_http
     }
 
-    /// Bytes that one connection takes while it does little, about.
-    pub(super) fn memory(&self) -> usize {
+    /// What one connection takes.
+    pub(super) fn footprint(&self) -> Footprint {
         let tls = if self.tls.is_some() { TLS_MEMORY } else { 0 };
         let headers = if self.is_http { MAX_HEADERS } else { 0 };
-        TCP_MEMORY + tls + headers
+        let passes_on = self.tls.is_none() && self.websocket.is_none();
+        Footprint { idle: TCP_MEMORY + tls + headers, stuck: if passes_on { 0 } else { HELD_BACK } }
     }
 
     /// What is served, for whoever started the daemon: `mqtt`, `mqtts`, `ws`, `wss`, `http` or `https`.
