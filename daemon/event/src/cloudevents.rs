@@ -6,7 +6,7 @@
 //! | `source` | `/gateway/<gateway>/device/<device>` |
 //! | `type` | by topic filter from the config, else its default |
 //! | `subject` | the MQTT topic |
-//! | `time` | when it was received; `timequality: "since-boot"` with `bootid` and `bootnanos` beside it while the clock is not set |
+//! | `time` | when it was received; `timequality: "since-boot"` with `bootid` and `bootnanos` beside it where the clock was not set; the forwarder corrects the time of events of this boot once it is |
 //! | `datacontenttype` | as the publisher said; else `application/json` if it is, else `application/octet-stream` |
 //! | `data` | JSON as it is, text as a string, everything else as `data_base64` |
 //!

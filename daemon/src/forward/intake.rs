@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::batch::Batch;
 use super::opens::OpenBatches;
 use super::partition::Partitioner;
+use crate::clock::Clock;
 use crate::log::{Chunk, Read, ReadError, Reader, Reason};
 use crate::sinks::Sink;
 
@@ -27,6 +28,8 @@ pub(super) struct Intake {
     next: Lsn,
     /// When the last event that was looked at was received, in microseconds since 1970.
     received: i64,
+    /// An event that was received while the clock was not set is sent with the right time, once it is.
+    clock: Clock,
     encoder: Arc<Encoder>,
     sink: Arc<Sink>,
     filters: Vec<Filter>,
@@ -74,6 +77,7 @@ impl Intake {
             unfinished: false,
             next,
             received: i64::MAX,
+            clock: Clock::new(),
             encoder,
             sink,
             filters: config.topics.iter().map(|topic| topic.0.clone()).collect(),
@@ -130,7 +134,17 @@ impl Intake {
     /// Answers whether the whole chunk is done.
     fn encode(&mut self, room: usize, now: Instant, filled: &mut Filled) -> bool {
         let Self {
-            reader, chunk, next, encoder, sink, filters, partitioner, opens, received, ..
+            reader,
+            chunk,
+            next,
+            clock,
+            encoder,
+            sink,
+            filters,
+            partitioner,
+            opens,
+            received,
+            ..
         } = self;
         let mut lose = |lsns: RangeInclusive<Lsn>, reason| {
             reader.enter_loss(lsns.clone(), reason);
@@ -147,7 +161,7 @@ impl Intake {
                 *next = frame.first.lsn;
             }
             for event in frame.events() {
-                let Ok(event) = event else {
+                let Ok(mut event) = event else {
                     // The checksum is right, and the bytes make no sense.
                     lose(*next..=end - 1, Reason::Damaged);
                     break;
@@ -158,6 +172,7 @@ impl Intake {
                 if encoded >= room {
                     return false;
                 }
+                event.received = clock.corrected(event.received);
                 *received = event.received.unix_micros();
                 if filters.iter().any(|filter| filter.matches(event.topic)) {
                     let partition = partitioner.of(encoder, &event);
