@@ -33,3 +33,5 @@ pub mod curl;
 pub mod http;
 // and again, until a limit.
 pub mod wait;
+// What the benchmarks print.
+pub mod table;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tidegate_tests::load::{Fleet, Report, Run, Shape};
+use tidegate_tests::table::{Goal, Table, figure, median, range};
 
 use crate::Plan;
 use crate::broker::{Broker, Kind, order};
 use crate::disk;
-use crate::table::{Goal, Table, figure, median, range};
 
 /// Events a second at which latency is compared.
 const RATE: u64 = 10_000;

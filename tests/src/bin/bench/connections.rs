@@ -12,11 +12,11 @@ use tidegate_tests::load::{Fleet, Run, Shape};
 use tidegate_tests::pki::{Issued, Pki, Wanted};
 use tidegate_tests::process::Process;
 use tidegate_tests::site::Site;
+use tidegate_tests::table::{Goal, Table, median, range};
 use tidegate_tests::tls::Connector;
 
 use crate::Plan;
 use crate::broker::{self, Kind, ROOMY, order};
-use crate::table::{Goal, Table, median, range};
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// Idle connections whose memory is measured.

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use tidegate_tests::load::{Audience, Fleet, Run, Shape};
+use tidegate_tests::table::{Goal, Table, figure, median, range};
 
 use crate::Plan;
 use crate::broker::{Broker, Kind, rotate};
-use crate::table::{Goal, Table, figure, median, range};
 
 /// A broker that has delivered nothing for so long has delivered what it will.
 const SILENCE: Duration = Duration::from_millis(500);

@@ -6,11 +6,11 @@ use tidegate_tests::gateway::Gateway;
 use tidegate_tests::load::{Fleet, Run, Shape};
 use tidegate_tests::receiver::Receiver;
 use tidegate_tests::site::Site;
+use tidegate_tests::table::{Goal, Table, figure, median, range};
 use tidegate_tests::wait::{LATER, eventually};
 
 use crate::Plan;
 use crate::broker::ROOMY;
-use crate::table::{Goal, Table, figure, median, range};
 
 const MIB: f64 = 1024.0 * 1024.0;
 const PAYLOAD: f64 = 200.0;

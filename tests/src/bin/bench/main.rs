@@ -16,16 +16,16 @@ mod disk;
 mod fanout;
 mod flow;
 mod rumqttd;
-mod table;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use tidegate_tests::site::target_dir;
+use tidegate_tests::table::Table;
 
 /// Measures, and adds its rows.
-type Part = fn(&Plan, &mut table::Table);
+type Part = fn(&Plan, &mut Table);
 
 /// What can be measured, in this order.
 const PARTS: [(&str, Part); 9] = [
@@ -115,7 +115,7 @@ fn main() -> ExitCode {
         plan.dir.display(),
         std::thread::available_parallelism().map_or(0, usize::from),
     );
-    let mut table = table::Table::new();
+    let mut table = Table::new();
     for (name, measure) in PARTS {
         if wanted.is_empty() || wanted.iter().any(|part| part == name) {
             measure(&plan, &mut table);

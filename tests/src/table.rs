@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What a goal asks for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Goal {
+pub enum Goal {
     /// Only to be known.
     None,
     /// This much or more.
@@ -23,18 +23,19 @@ struct Row {
 }
 
 /// Rows in the order in which they were measured.
-#[derive(Debug)]
-pub(crate) struct Table {
+#[derive(Debug, Default)]
+pub struct Table {
     rows: Vec<Row>,
 }
 
 impl Table {
-    pub(crate) fn new() -> Self {
-        Self { rows: Vec::new() }
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    /// Adds a figure.
-    pub(crate) fn row(
+    /// Adds a figure, and shows it at once.
+    pub fn row(
         &mut self,
         what: impl Into<String>,
         (value, unit): (f64, &'static str),
@@ -76,7 +77,7 @@ impl fmt::Display for Table {
 }
 
 /// Three digits that count, thousands as `k`.
-pub(crate) fn figure(value: f64) -> String {
+pub fn figure(value: f64) -> String {
     match value.abs() {
         v if v >= 10_000.0 => format!("{:.0}k", value / 1000.0),
         v if v >= 100.0 => format!("{value:.0}"),
@@ -86,14 +87,14 @@ pub(crate) fn figure(value: f64) -> String {
 }
 
 /// The one in the middle; the upper one of two.
-pub(crate) fn median(values: &[f64]) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Smallest and largest, to show how steady the machine was.
-pub(crate) fn range(values: &[f64]) -> String {
+pub fn range(values: &[f64]) -> String {
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     format!("{}–{}", figure(low), figure(high))

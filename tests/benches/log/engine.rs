@@ -1,0 +1,62 @@
+//! What is compared: each takes groups of events, and answers when they are on disk.
+
+use std::path::Path;
+
+use crate::payload::{self, Event, Events};
+use crate::{log, others, raw};
+
+/// Something that keeps events.
+pub(crate) trait Engine {
+    /// Makes a group durable. It may answer while the group is on its way; then the next call waits for
+    /// it, so that at most one is.
+    fn commit(&mut self, group: &[Event]);
+
+    /// Waits for what is on its way.
+    fn finish(&mut self) {}
+}
+
+/// Which engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// tidegate's.
+    Log,
+    /// A file that grows: pwrite, fdatasync.
+    Append,
+    /// A file that was written before: pwrite, fdatasync.
+    Prewritten,
+    /// sled, and an fdatasync that it does not do itself.
+    Sled,
+    Redb,
+    Fjall,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Log, Self::Append, Self::Prewritten, Self::Sled, Self::Redb, Self::Fjall];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Append => "append",
+            Self::Prewritten => "prewritten",
+            Self::Sled => "sled",
+            Self::Redb => "redb",
+            Self::Fjall => "fjall",
+        }
+    }
+
+    /// A new one in the directory `dir`, for groups of so many of these events.
+    pub(crate) fn begin(self, dir: &Path, count: usize, events: &mut Events) -> Box<dyn Engine> {
+        let mut builder = payload::builder();
+        payload::block(&mut builder, events.group(count));
+        let bytes = builder.len();
+        match self {
+            Self::Log => Box::new(log::Ours::create(dir, bytes)),
+            Self::Append => Box::new(raw::Append::create(dir, bytes)),
+            Self::Prewritten => Box::new(raw::Prewritten::create(dir, bytes)),
+            Self::Sled => Box::new(others::Sled::create(dir)),
+            Self::Redb => Box::new(others::Redb::create(dir)),
+            Self::Fjall => Box::new(others::Fjall::create(dir)),
+        }
+    }
+}

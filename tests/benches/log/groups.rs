@@ -1,0 +1,141 @@
+//! Rates, by the size of the groups and of the events; and what that writes to disk.
+
+use std::path::Path;
+use std::time::Instant;
+
+use tidegate_tests::table::{Goal, Table, figure, median, range};
+
+use crate::Plan;
+use crate::engine::Kind;
+use crate::payload::Events;
+use crate::process;
+
+const SIZES: [usize; 2] = [200, 2048];
+const GROUPS: [usize; 4] = [1, 16, 128, 1024];
+/// A round ends before its time where it wrote this many bytes of events.
+const LARGEST: u64 = 1 << 30;
+
+/// Where the files lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Disk,
+    Memory,
+}
+
+/// The rounds of one engine.
+#[derive(Debug, Default)]
+struct Figures {
+    /// Events a second.
+    rates: Vec<f64>,
+    /// Bytes that the process wrote, a byte of payload.
+    written: Vec<f64>,
+    /// Bytes that the disk wrote, a byte of payload.
+    on_device: Vec<f64>,
+}
+
+/// Every size in every group.
+pub(crate) fn measure(plan: &Plan, place: Place, table: &mut Table) {
+    for size in SIZES {
+        let mut events = Events::new(size);
+        for group in GROUPS {
+            println!("\n{place:?}, {size} bytes, groups of {group}");
+            let figures = compare(plan, place, group, &mut events);
+            add(place, size, group, &figures, table);
+        }
+    }
+}
+
+fn compare(
+    plan: &Plan,
+    place: Place,
+    group: usize,
+    events: &mut Events,
+) -> [Figures; Kind::ALL.len()] {
+    let parent = if place == Place::Disk { &plan.disk } else { &plan.memory };
+    let mut figures: [Figures; Kind::ALL.len()] = Default::default();
+    for _ in 0..plan.rounds {
+        for (kind, figures) in Kind::ALL.into_iter().zip(&mut figures) {
+            round(plan, kind, parent, group, events, figures);
+        }
+    }
+    figures
+}
+
+fn round(
+    plan: &Plan,
+    kind: Kind,
+    parent: &Path,
+    group: usize,
+    events: &mut Events,
+    figures: &mut Figures,
+) {
+    let dir = tempfile::Builder::new().prefix("tidegate-").tempdir_in(parent).expect("a directory");
+    let mut engine = kind.begin(dir.path(), group, events);
+    let (mut count, mut payload) = (0u64, 0u64);
+    let before = (process::bytes_written(), process::device_written(parent));
+    let begin = Instant::now();
+    while begin.elapsed() < plan.round && payload < LARGEST {
+        let group = events.group(group);
+        engine.commit(group);
+        count += group.len() as u64;
+        payload += group.iter().map(|event| event.payload.len() as u64).sum::<u64>();
+    }
+    engine.finish();
+    figures.rates.push(count as f64 / begin.elapsed().as_secs_f64());
+    drop(engine);
+    let (written, on_device) = (process::bytes_written(), process::device_written(parent));
+    figures.written.push((written - before.0) as f64 / payload as f64);
+    figures.on_device.push((on_device - before.1) as f64 / payload as f64);
+}
+
+fn add(
+    place: Place,
+    size: usize,
+    group: usize,
+    figures: &[Figures; Kind::ALL.len()],
+    table: &mut Table,
+) {
+    let rate = |kind: Kind| median(&of(figures, kind).rates);
+    let raw = rate(Kind::Append).max(rate(Kind::Prewritten));
+    let beside: Vec<String> = Kind::ALL
+        .iter()
+        .map(|kind| {
+            let rates = &of(figures, *kind).rates;
+            format!("{} {}/s ({})", kind.name(), figure(median(rates)), range(rates))
+        })
+        .collect();
+    let what = format!("{place:?}, {size} B × {group}: log ÷ faster raw file");
+    let goal = match place {
+        Place::Disk if group >= 16 => Goal::AtLeast(0.85),
+        _ => Goal::None,
+    };
+    table.row(what, (rate(Kind::Log) / raw, "×"), beside.join(", "), goal);
+    if place == Place::Memory {
+        let what = format!("{place:?}, {size} B × {group}: log");
+        let goal =
+            if (size, group) == (200, 128) { Goal::AtLeast(1_500_000.0) } else { Goal::None };
+        let rates = &of(figures, Kind::Log).rates;
+        table.row(what, (median(rates), "/s"), range(rates), goal);
+        return;
+    }
+    let others = |of_kind: fn(&Figures) -> &Vec<f64>, also: &[Kind]| {
+        let kinds = Kind::ALL.into_iter().skip(1);
+        let kinds = kinds.filter(|kind| *kind != Kind::Prewritten || also.contains(kind));
+        let line =
+            |kind: Kind| format!("{} {}", kind.name(), figure(median(of_kind(of(figures, kind)))));
+        kinds.map(line).collect::<Vec<String>>().join(", ")
+    };
+    let what = format!("{place:?}, {size} B × {group}: bytes to disk ÷ payload");
+    let written = median(&of(figures, Kind::Log).written);
+    // Of a small group the last page is written again with the next one, whoever writes it.
+    let goal = if size * group >= 1 << 17 { Goal::AtMost(1.1) } else { Goal::None };
+    table.row(what, (written, "×"), others(|figures| &figures.written, &[]), goal);
+    let what = format!("{place:?}, {size} B × {group}: bytes on the device ÷ payload");
+    let on_device = median(&of(figures, Kind::Log).on_device);
+    let beside = others(|figures| &figures.on_device, &[Kind::Prewritten]);
+    table.row(what, (on_device, "×"), beside, Goal::None);
+}
+
+fn of(figures: &[Figures; Kind::ALL.len()], kind: Kind) -> &Figures {
+    &figures[kind as usize]
+}
