@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tidegate_config::{Config, Listener as ListenerConfig};
-use tidegate_event::cloudevents::Encoder;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -38,6 +37,7 @@ use crate::state::ballast::Ballast;
 use crate::state::retention::{Retention, SessionBacklog};
 use crate::supervise::{Role, Supervisor};
 
+pub(crate) use open::log_options;
 use status::Parts;
 pub use status::{AlertStatus, ClientStatus, DiskStatus, LogStatus, Status};
 
@@ -386,18 +386,11 @@ fn start_forwarders(
     readers: &Supervisor,
 ) -> Result<Vec<ForwarderHandle>, Failure> {
     let gateway = &config.gateway;
-    let types = config.event_types.iter();
-    let encoder = Encoder::new(
-        &gateway.id,
-        types.map(|entry| (entry.topic.0.clone(), entry.name.clone())).collect(),
-        gateway.event_type.clone(),
-        gateway.device_level,
-    );
     let metrics = forward::Metrics::default();
     metrics.register(registry);
     let shared = forward::Shared {
         log: Arc::clone(log),
-        encoder: Arc::new(encoder),
+        encoder: Arc::new(forward::encoder(config)),
         cursors: state.cursors(),
         storage,
         dead_letters: gateway.data_dir.join("dlq"),

@@ -4,12 +4,17 @@ pub mod check;
 mod demo;
 mod descriptors;
 pub mod failure;
+mod log;
+mod lookup;
 mod passwd;
 mod receiver;
+mod replay;
 mod run;
 mod signals;
 pub mod simulate;
 mod status;
+mod tail;
+mod timestamp;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -50,6 +55,13 @@ enum Command {
     Demo(demo::Options),
     /// Publish what devices would, or what was recorded; Ctrl-C ends it in order
     Simulate(Box<simulate::Options>),
+    /// Show events as they come, and those before; the gateway may run
+    Tail(tail::Options),
+    /// Send events to a sink again, under the same ids; the gateway may run
+    Replay(replay::Options),
+    /// Look into the log: what it holds, what is damaged, what is lost
+    #[command(subcommand)]
+    Log(log::Command),
     /// Run the small upstream that comes with tidegate: takes CloudEvents, keeps and shows them
     Receiver(receiver::Options),
 }
@@ -76,6 +88,9 @@ impl Cli {
             Command::Passwd(options) => passwd::run(&options),
             Command::Demo(options) => demo::run(&options),
             Command::Simulate(options) => simulate::run(*options).map(|report| print(&report)),
+            Command::Tail(options) => tail::run(&options),
+            Command::Replay(options) => replay::run(&options).map(|report| print(&report)),
+            Command::Log(command) => command.run().map(|report| print(&report)),
             Command::Receiver(options) => receiver::run(&options),
         }
     }

@@ -63,6 +63,8 @@ mod width;
 // or out of the way.
 pub mod dead_letter;
 mod trust;
+// Or once more, when somebody asks for it.
+pub mod replay;
 // The task that does it, and what it shows.
 mod forwarder;
 mod metrics;
@@ -94,6 +96,18 @@ use pace::Pacer;
 use partition::MAX_PARTITIONS;
 use status::Monitor;
 use trust::Trust;
+
+/// Makes CloudEvents as this configuration says.
+pub fn encoder(config: &tidegate_config::Config) -> Encoder {
+    let gateway = &config.gateway;
+    let types = config.event_types.iter();
+    Encoder::new(
+        &gateway.id,
+        types.map(|entry| (entry.topic.0.clone(), entry.name.clone())).collect(),
+        gateway.event_type.clone(),
+        gateway.device_level,
+    )
+}
 
 /// What all forwarders share.
 #[derive(Debug, Clone)]

@@ -11,12 +11,9 @@ use crate::commands::Failure;
 use crate::log::{self, Claim, Log, OpenError, Storage};
 use crate::state::{Opened, State, StateError};
 
-/// The state says which events of the log are known; and the log, which events the state is about.
-pub(super) fn log_and_state(
-    storage: &Arc<dyn Storage>,
-    config: &Config,
-) -> Result<(Arc<Log>, State), Failure> {
-    let options = log::Options {
+/// How the log is kept.
+pub(crate) fn log_options(config: &Config) -> log::Options {
+    log::Options {
         dir: config.gateway.data_dir.join("log"),
         lane: Lane(0),
         max_size: config.log.max_size.0,
@@ -25,8 +22,16 @@ pub(super) fn log_and_state(
         max_ledger: config.log.max_ledger.0,
         max_delay: config.log.commit.max_delay.0,
         max_bytes: config.log.commit.max_bytes.as_usize(),
-    };
-    let claim = Claim::new(Arc::clone(storage), options).map_err(|error| log_refused(&error))?;
+    }
+}
+
+/// The state says which events of the log are known; and the log, which events the state is about.
+pub(super) fn log_and_state(
+    storage: &Arc<dyn Storage>,
+    config: &Config,
+) -> Result<(Arc<Log>, State), Failure> {
+    let claim = Claim::new(Arc::clone(storage), log_options(config))
+        .map_err(|error| log_refused(&error))?;
     let state = open_state(&config.gateway)?;
     let known = state.known().map_err(|error| state_refused(&error))?;
     let (log, recovery) = claim.open(known).map_err(|error| log_refused(&error))?;

@@ -1,14 +1,11 @@
 //! Taking a log's directory, and opening the log in it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tidegate_event::EventId;
-use tokio::sync::watch;
 use tracing::info;
 
 use super::quarantine::Quarantine;
-use super::queue::Queue;
 use super::recovery::{OpenError, Place, Recovered, Recovery};
 use super::shared::Shared;
 use super::storage::{File, Storage};
@@ -64,40 +61,22 @@ impl Claim {
             ledger: &ledger,
             quarantine: &quarantine,
         };
-        let recovered = place.recover(known)?;
-        let Recovered { epoch, table, next, sequence, active, report } = recovered;
-        let committed = next - 1;
-        let bytes = table.bytes();
+        let mut recovered = place.recover(known)?;
+        let shared = Shared::new(storage, options, &mut recovered, ledger, quarantine);
+        let Recovered { next, sequence, active, report, .. } = recovered;
         info!(
-            dir = %dir.display(), segments = table.0.len(), bytes, last = committed,
-            torn_bytes = report.torn_bytes, lost = report.quarantined.len(),
-            set_aside = report.set_aside.len(), "log opened"
+            dir = %shared.dir.display(), segments = shared.table().0.len(), bytes = shared.bytes(),
+            last = shared.committed(), torn_bytes = report.torn_bytes,
+            lost = report.quarantined.len(), set_aside = report.set_aside.len(), "log opened"
         );
-        let shared = Arc::new(Shared {
-            storage,
-            epoch,
-            lane: options.lane,
-            queue: Queue::new(options.bounds()),
-            dir: options.dir,
-            table: RwLock::new(table),
-            bytes: AtomicU64::new(bytes),
-            committed: AtomicU64::new(committed),
-            watch: watch::Sender::new(committed),
-            released: AtomicU64::new(0),
-            released_control: AtomicU64::new(0),
-            control_lost: AtomicU64::new(report.control_lost),
-            disk_full: AtomicBool::new(false),
-            ledger,
-            quarantine,
-            stopped: watch::Sender::new(false),
-        });
+        let shared = Arc::new(shared);
         let writer = Writer::new(Arc::clone(&shared), active, next, sequence, lock);
         Ok((Log { shared, writer: Mutex::new(None) }, writer, report))
     }
 }
 
 /// Opens the ledger; one that cannot be read is set aside.
-fn open_ledger(
+pub(super) fn open_ledger(
     storage: &Arc<dyn Storage>,
     options: &Options,
     quarantine: &Quarantine,

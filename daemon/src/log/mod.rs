@@ -74,6 +74,12 @@
 //! in the ledger, and answered as [`Read::Lost`]; so is a segment file that vanished. A sector that
 //! the disk cannot read is damage.
 //!
+//! A [`View`] looks at the directory from outside, beside a daemon that has it open: it takes no lock and
+//! changes nothing. What recovery would do is done in memory, by the same code; then it follows the
+//! frames and segments that are written. What is read there may be one commit ahead of its fdatasync.
+//! A time leads to the segment that holds it, by a binary search over the first events of the segments;
+//! there is no index to keep.
+//!
 //! # Control records
 //!
 //! What must be durable before an answer leaves, and is no event: a session's subscription, a packet
@@ -167,6 +173,8 @@ pub mod storage;
 mod claim;
 mod commit;
 mod usage;
+// And to who looks at it from outside.
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -187,8 +195,10 @@ pub use reader::{Chunk, Frame, Read, ReadError, Reader};
 pub use recovery::{OpenError, Recovery};
 pub use refusing::Refusing;
 pub use restore::Restore;
+pub use storage::overlay::Change;
 pub use storage::{FileSystem, Storage};
 pub use usage::Usage;
+pub use view::{Damage, FrameInfo, SegmentInfo, View, Walked, Watch};
 
 use crate::progress::Progress;
 use queue::{Need, Refusal};

@@ -8,9 +8,11 @@ use tidegate_event::{Epoch, Lane, Lsn};
 use tokio::sync::watch;
 use tracing::warn;
 
+use super::Options;
 use super::ledger::{Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
 use super::queue::Queue;
+use super::recovery::Recovered;
 use super::scan::Skipped;
 use super::segment::{self, Segment, Table};
 use super::storage::Storage;
@@ -43,6 +45,36 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// The log as it was found; its table goes over.
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        recovered: &mut Recovered,
+        ledger: Ledger,
+        quarantine: Quarantine,
+    ) -> Self {
+        let table = std::mem::take(&mut recovered.table);
+        let committed = recovered.next - 1;
+        Self {
+            storage,
+            epoch: recovered.epoch,
+            lane: options.lane,
+            queue: Queue::new(options.bounds()),
+            dir: options.dir,
+            bytes: AtomicU64::new(table.bytes()),
+            table: RwLock::new(table),
+            committed: AtomicU64::new(committed),
+            watch: watch::Sender::new(committed),
+            released: AtomicU64::new(0),
+            released_control: AtomicU64::new(0),
+            control_lost: AtomicU64::new(recovered.report.control_lost),
+            disk_full: AtomicBool::new(false),
+            ledger,
+            quarantine,
+            stopped: watch::Sender::new(false),
+        }
+    }
+
     pub(super) fn committed(&self) -> Lsn {
         self.committed.load(Ordering::Acquire)
     }

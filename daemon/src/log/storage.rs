@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tracing::debug;
 
+pub(super) mod overlay;
 #[cfg(test)]
 pub(crate) mod sim;
 

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use tidegate_event::Lsn;
 
+use super::shared::Shared;
 use super::{Log, Loss, Losses};
 
 /// What a log holds.
@@ -41,14 +42,7 @@ impl Log {
 
     /// What it holds now.
     pub fn usage(&self) -> Usage {
-        let table = self.shared.table();
-        let last = self.shared.committed();
-        Usage {
-            bytes: self.shared.bytes(),
-            first: table.oldest().unwrap_or(last + 1),
-            last,
-            segments: table.0.len(),
-        }
+        of(&self.shared)
     }
 
     /// Whether the disk takes no writes because it is full, though `max_size` is not used up.
@@ -74,5 +68,17 @@ impl Log {
     /// What was set aside: bytes on disk, and files that made room for others since the log was opened.
     pub fn quarantine(&self) -> (u64, u64) {
         (self.shared.quarantine.bytes(), self.shared.quarantine.dropped())
+    }
+}
+
+/// What it holds now.
+pub(super) fn of(shared: &Shared) -> Usage {
+    let table = shared.table();
+    let last = shared.committed();
+    Usage {
+        bytes: shared.bytes(),
+        first: table.oldest().unwrap_or(last + 1),
+        last,
+        segments: table.0.len(),
     }
 }

@@ -6,10 +6,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Duration;
 
 use tidegate::log::{Append, Commit, FileSystem, Log, Options};
-use tidegate_event::{BlockBuilder, Lane};
+use tidegate_event::BlockBuilder;
 
 use crate::engine::Engine;
 use crate::payload::{self, Event};
@@ -19,14 +18,7 @@ const ROOMY: u64 = 1 << 40;
 
 /// How the log is kept: as by default, but for its size, and for frames that hold about `max_bytes`.
 pub(crate) fn options(dir: &Path, max_bytes: usize) -> Options {
-    Options {
-        dir: dir.into(),
-        lane: Lane(0),
-        max_size: ROOMY,
-        segment_size: 8 << 20,
-        max_delay: Duration::ZERO,
-        max_bytes,
-    }
+    Options { dir: dir.into(), max_size: ROOMY, max_bytes, ..Options::default() }
 }
 
 /// Opens or creates one.

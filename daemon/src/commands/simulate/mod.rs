@@ -6,7 +6,6 @@ mod publisher;
 mod replay;
 mod rows;
 mod signal;
-mod timestamp;
 
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::publisher::{Broker, GaveUp, Message, Progress, Publisher, Source};
 use super::rows::{Row, RowError, Rows, to_json};
-use super::timestamp;
 use crate::commands::Failure;
+use crate::commands::timestamp;
 
 /// Rows that are not yet acknowledged; then the file is read no further.
 const WINDOW: u16 = 256;

@@ -1,0 +1,326 @@
+//! A disk that is looked at and not touched: what is written stays in memory, and is noted. So the
+//! code that puts a log in order says what it would do, by doing it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{File, FileSystem, Storage};
+
+/// What would have been done to the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A file would be new.
+    Created(PathBuf),
+    /// A file would go elsewhere.
+    Moved {
+        /// Its name now.
+        from: PathBuf,
+        /// Its name then.
+        to: PathBuf,
+    },
+    /// A file would be cut.
+    Cut {
+        /// The file.
+        path: PathBuf,
+        /// Its length now,
+        from: u64,
+        /// and then.
+        to: u64,
+    },
+    /// Bytes in a file would be others.
+    Written {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// How many.
+        bytes: usize,
+    },
+    /// A file would be gone.
+    Removed(PathBuf),
+}
+
+/// The machine's file system as it is, with changes in memory over it. Clones share them. Files are
+/// opened to read only; locking does nothing, and syncing has nothing to do.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overlay(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// What is no longer as on disk. `None` is gone.
+    files: BTreeMap<PathBuf, Option<Content>>,
+    /// Directories that are only here, perhaps.
+    dirs: BTreeSet<PathBuf>,
+    changes: Vec<Change>,
+}
+
+/// A file that was changed.
+#[derive(Debug, Clone)]
+struct Content {
+    /// The file on disk beneath,
+    under: Option<PathBuf>,
+    /// of which so many bytes still show.
+    shown: u64,
+    len: u64,
+    /// In order: the later ones cover the earlier.
+    writes: Vec<(u64, Vec<u8>)>,
+}
+
+impl Overlay {
+    /// What would have been done so far, in order.
+    pub(crate) fn changes(&self) -> Vec<Change> {
+        self.state().changes.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self, path: &Path, file: Option<fs::File>) -> Arc<dyn File> {
+        Arc::new(Opened { overlay: self.clone(), path: path.into(), file })
+    }
+}
+
+impl State {
+    /// The content of a file to be changed.
+    fn content(&mut self, path: &Path) -> io::Result<&mut Content> {
+        if !self.files.contains_key(path) {
+            let len = fs::metadata(path)?.len();
+            let content = Content { under: Some(path.into()), shown: len, len, writes: Vec::new() };
+            self.files.insert(path.into(), Some(content));
+        }
+        self.files.get_mut(path).and_then(Option::as_mut).ok_or_else(missing)
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        self.files.get(path).map_or_else(|| path.exists(), Option::is_some)
+    }
+}
+
+impl Content {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let wanted = self.len.saturating_sub(offset).min(buffer.len() as u64) as usize;
+        let buffer = &mut buffer[..wanted];
+        buffer.fill(0);
+        let shown = self.shown.saturating_sub(offset).min(wanted as u64) as usize;
+        if let Some(under) = &self.under
+            && shown > 0
+        {
+            File::read_at(&fs::File::open(under)?, &mut buffer[..shown], offset)?;
+        }
+        let end = offset + wanted as u64;
+        for (at, bytes) in &self.writes {
+            let (from, to) = ((*at).max(offset), (at + bytes.len() as u64).min(end));
+            if from < to {
+                let part = &bytes[(from - at) as usize..(to - at) as usize];
+                buffer[(from - offset) as usize..(to - offset) as usize].copy_from_slice(part);
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn truncate(&mut self, len: u64) {
+        self.shown = self.shown.min(len);
+        self.len = len;
+        self.writes.retain_mut(|(at, bytes)| {
+            bytes.truncate(len.saturating_sub(*at) as usize);
+            !bytes.is_empty()
+        });
+    }
+}
+
+fn missing() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+impl Storage for Overlay {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if dir.exists() || !state.dirs.insert(dir.into()) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.state();
+        let inside = |path: &Path| path.parent() == Some(dir);
+        let mut names = match FileSystem.list(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && state.dirs.contains(dir) => {
+                Vec::new()
+            }
+            other => other?,
+        };
+        names.retain(|name| !state.files.contains_key(&dir.join(name)));
+        let here = state.files.iter().filter(|(path, file)| inside(path) && file.is_some());
+        let name = |path: &PathBuf| Some(path.file_name()?.to_str()?.to_owned());
+        names.extend(here.filter_map(|(path, _)| name(path)));
+        Ok(names)
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let mut state = self.state();
+        if state.exists(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let content = Content { under: None, shown: 0, len: 0, writes: Vec::new() };
+        state.files.insert(path.into(), Some(content));
+        state.changes.push(Change::Created(path.into()));
+        drop(state);
+        Ok(self.file(path, None))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let file = match self.state().files.get(path) {
+            Some(Some(_)) => None,
+            Some(None) => return Err(missing()),
+            None => Some(fs::File::open(path)?),
+        };
+        Ok(self.file(path, file))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Arc<dyn File>>> {
+        Ok(Some(self.file(path, None)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        let content = state.content(from)?.clone();
+        state.files.insert(from.into(), None);
+        state.files.insert(to.into(), Some(content));
+        state.changes.push(Change::Moved { from: from.into(), to: to.into() });
+        Ok(())
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if !state.exists(path) {
+            return Err(missing());
+        }
+        state.files.insert(path.into(), None);
+        state.changes.push(Change::Removed(path.into()));
+        Ok(())
+    }
+}
+
+/// A file that was opened.
+#[derive(Debug)]
+struct Opened {
+    overlay: Overlay,
+    path: PathBuf,
+    /// On disk, if it was there unchanged: it can be read on, should it be removed meanwhile.
+    file: Option<fs::File>,
+}
+
+impl File for Opened {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut present = vec![0; bytes.len()];
+        let same = self.read_at(&mut present, offset)? == bytes.len() && present == bytes;
+        if same {
+            return Ok(());
+        }
+        let mut state = self.overlay.state();
+        let content = state.content(&self.path)?;
+        content.len = content.len.max(offset + bytes.len() as u64);
+        content.writes.push((offset, bytes.to_vec()));
+        let (path, bytes) = (self.path.clone(), bytes.len());
+        state.changes.push(Change::Written { path, offset, bytes });
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if let Some(changed) = self.overlay.state().files.get(&self.path) {
+            return changed.as_ref().ok_or_else(missing)?.read_at(buffer, offset);
+        }
+        File::read_at(self.file.as_ref().ok_or_else(missing)?, buffer, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        if let Some(changed) = self.overlay.state().files.get(&self.path) {
+            return changed.as_ref().map(|content| content.len).ok_or_else(missing);
+        }
+        File::len(self.file.as_ref().ok_or_else(missing)?)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        let from = self.len()?;
+        if from == len {
+            return Ok(());
+        }
+        let mut state = self.overlay.state();
+        state.content(&self.path)?.truncate(len);
+        state.changes.push(Change::Cut { path: self.path.clone(), from, to: len });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(file: &dyn File) -> Vec<u8> {
+        let mut bytes = vec![0; 64];
+        let read = file.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(read as u64, file.len().unwrap());
+        bytes.truncate(read);
+        bytes
+    }
+
+    #[test]
+    fn what_is_done_shows_here_and_not_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in ["kept", "cut", "moved", "gone"] {
+            fs::write(path(name), b"0123456789").unwrap();
+        }
+        let overlay = Overlay::default();
+        let cut = overlay.open(&path("cut")).unwrap();
+        cut.write_at(b"45", 4).unwrap();
+        assert_eq!(overlay.changes(), [], "the same bytes are no change");
+        cut.write_at(b"xyz", 8).unwrap();
+        assert_eq!(read(&*cut), b"01234567xyz");
+        cut.truncate(9).unwrap();
+        cut.truncate(11).unwrap();
+        assert_eq!(read(&*cut), b"01234567x\0\0");
+        overlay.create_dir(&path("aside")).unwrap();
+        overlay.rename(&path("moved"), &path("aside/moved")).unwrap();
+        assert_eq!(read(&*overlay.open(&path("aside/moved")).unwrap()), b"0123456789");
+        overlay.unlink(&path("gone")).unwrap();
+        overlay.create(&path("new")).unwrap().write_at(b"new", 0).unwrap();
+        assert_eq!(read(&*overlay.open(&path("new")).unwrap()), b"new");
+
+        let mut names = overlay.list(dir.path()).unwrap();
+        names.sort();
+        assert_eq!(names, ["cut", "kept", "new"]);
+        assert_eq!(overlay.list(&path("aside")).unwrap(), ["moved"]);
+        for gone in ["moved", "gone", "never"] {
+            let error = overlay.open(&path(gone)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{gone}");
+        }
+        assert!(overlay.create(&path("kept")).is_err());
+
+        let mut names = FileSystem.list(dir.path()).unwrap();
+        names.sort();
+        assert_eq!(names, ["cut", "gone", "kept", "moved"]);
+        assert_eq!(fs::read(path("cut")).unwrap(), b"0123456789");
+        let changes = overlay.changes();
+        assert_eq!(changes[0], Change::Written { path: path("cut"), offset: 8, bytes: 3 });
+        assert_eq!(changes[1], Change::Cut { path: path("cut"), from: 11, to: 9 });
+        assert_eq!(
+            changes.last().unwrap().clone(),
+            Change::Written { path: path("new"), offset: 0, bytes: 3 }
+        );
+        assert_eq!(changes.len(), 7);
+    }
+}
