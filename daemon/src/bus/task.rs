@@ -175,6 +175,8 @@ impl Bus {
             self.obey(command);
         }
         self.position.store(self.next, Ordering::Release);
+        // Nobody tells of what was committed before: sessions that come back wait for it.
+        self.read_up_to(self.log.committed()).await;
         loop {
             let wake = self.wake(&drain).await;
             self.read_up_to(self.log.committed()).await;
