@@ -13,8 +13,10 @@ use crate::reader::{FromValue, Section};
 /// more, a client has the rights that they allow it together, but for what one of them denies.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Acl {
-    /// Users whom it concerns. With neither users nor groups it concerns everybody, anonymous
-    /// clients too.
+    /// Whether it concerns anonymous clients: those without a login. With neither this nor users nor
+    /// groups it concerns everybody. Default false.
+    pub anonymous: bool,
+    /// Users whom it concerns.
     pub users: Vec<String>,
     /// Groups whom it concerns.
     pub groups: Vec<String>,
@@ -88,7 +90,9 @@ impl Acl {
                 section.refuse(key, Unfit::because("concerns nobody").so(so));
             }
         }
+        let anonymous = section.or("anonymous", false);
         Some(Self {
+            anonymous,
             users: users.unwrap_or_default(),
             groups: groups.unwrap_or_default(),
             publish: patterns("publish"),
@@ -100,6 +104,6 @@ impl Acl {
 
     /// Whether it concerns everybody.
     pub fn is_for_all(&self) -> bool {
-        self.users.is_empty() && self.groups.is_empty()
+        !self.anonymous && self.users.is_empty() && self.groups.is_empty()
     }
 }

@@ -70,6 +70,7 @@ impl Acl {
         let groups = user.and_then(|user| self.groups.get(user)).into_iter().flatten();
         let mut groups = groups.map(String::as_str).chain(identity.groups.iter().map(|g| &**g));
         rule.is_for_all()
+            || (rule.anonymous && user.is_none())
             || user.is_some_and(|user| rule.users.iter().any(|name| name == user))
             || groups.any(|group| rule.groups.iter().any(|name| name == group))
     }

@@ -38,24 +38,26 @@ fn without_a_rule_everything_is_allowed_and_with_one_nothing_else() {
 }
 
 #[test]
-fn a_rule_concerns_its_users_and_groups_and_without_them_everybody() {
+fn a_rule_concerns_whom_it_names_and_without_names_everybody() {
     let rules = [
         Rule { users: vec!["anna".into()], ..allow(&["a"], &[]) },
         Rule { groups: vec!["pumps".into()], ..allow(&["p"], &[]) },
         allow(&["all"], &[]),
+        Rule { anonymous: true, ..allow(&["open"], &[]) },
+        Rule { anonymous: true, users: vec!["anna".into()], ..allow(&["both"], &[]) },
     ];
     let mut auth = Auth::default();
     auth.groups.insert("pumps".into(), vec!["pump-1".into()]);
     let acl = Acl::new(&rules, &auth);
     let may = |identity: &Identity| {
         let granted = acl.granted(identity, "c").unwrap();
-        ["a", "p", "all"].map(|topic| granted.publish.hold(topic))
+        ["a", "p", "all", "open", "both"].map(|topic| granted.publish.hold(topic))
     };
-    assert_eq!(may(&Identity::anonymous()), [false, false, true]);
-    assert_eq!(may(&user("anna")), [true, false, true]);
-    assert_eq!(may(&user("pump-1")), [false, true, true]);
+    assert_eq!(may(&Identity::anonymous()), [false, false, true, true, true]);
+    assert_eq!(may(&user("anna")), [true, false, true, false, true]);
+    assert_eq!(may(&user("pump-1")), [false, true, true, false, false]);
     let by_token = Identity { groups: Arc::new(["pumps".into()]), ..user("ben") };
-    assert_eq!(may(&by_token), [false, true, true]);
+    assert_eq!(may(&by_token), [false, true, true, false, false]);
 }
 
 #[test]
@@ -125,19 +127,22 @@ fn pattern() -> impl Strategy<Value = String> {
 fn rule() -> impl Strategy<Value = Rule> {
     let list = || prop::collection::vec(pattern(), 0..3);
     let who = prop::collection::vec(prop::sample::select(USERS), 0..2);
-    (who, list(), list(), list(), list()).prop_map(|(users, publish, deny, subscribe, hide)| {
-        let patterns = |texts: Vec<String>| {
-            texts.iter().map(|text| Pattern::new(text).unwrap()).collect::<Vec<_>>()
-        };
-        Rule {
-            users: users.into_iter().map(str::to_owned).collect(),
-            groups: Vec::new(),
-            publish: patterns(publish),
-            deny_publish: patterns(deny),
-            subscribe: patterns(subscribe),
-            deny_subscribe: patterns(hide),
-        }
-    })
+    (any::<bool>(), who, list(), list(), list(), list()).prop_map(
+        |(anonymous, users, publish, deny, subscribe, hide)| {
+            let patterns = |texts: Vec<String>| {
+                texts.iter().map(|text| Pattern::new(text).unwrap()).collect::<Vec<_>>()
+            };
+            Rule {
+                anonymous,
+                users: users.into_iter().map(str::to_owned).collect(),
+                groups: Vec::new(),
+                publish: patterns(publish),
+                deny_publish: patterns(deny),
+                subscribe: patterns(subscribe),
+                deny_subscribe: patterns(hide),
+            }
+        },
+    )
 }
 
 /// Level by level, with nothing expanded or remembered.
@@ -178,7 +183,11 @@ proptest! {
         let mut rights = rights(&rules, &identity, client);
         let concerned: Vec<&Rule> = rules
             .iter()
-            .filter(|rule| rule.users.is_empty() || rule.users.iter().any(|n| Some(n.as_str()) == name))
+            .filter(|rule| match name {
+                _ if rule.users.is_empty() && !rule.anonymous => true,
+                None => rule.anonymous,
+                Some(name) => rule.users.iter().any(|user| user == name),
+            })
             .collect();
         let any = |topic: &str, list: fn(&Rule) -> &Vec<Pattern>| {
             concerned.iter().any(|rule| {
