@@ -51,8 +51,8 @@ enum NotConnected {
     Refused(#[from] Refused),
     #[error("CONNECT refused: {1}")]
     Rejected(Version, Rejected),
-    #[error("CONNECT refused: {1}")]
-    Unattached(Version, Unattached),
+    #[error("CONNECT of client {2:?} refused: {1}")]
+    Unattached(Version, Unattached, Arc<str>),
 }
 
 /// A client that has a session.
@@ -124,7 +124,7 @@ where
     };
     let version = admitted.connect.version;
     if !place.connected() {
-        let why = NotConnected::Unattached(version, Unattached::NoMemory);
+        let why = NotConnected::Unattached(version, Unattached::NoMemory, admitted.client);
         refuse(wire, peer, why, shared).await;
         return None;
     }
@@ -138,11 +138,15 @@ where
     let stop = drain.child_token();
     let identity = admitted.identity.clone();
     let _present = shared.gate.enter(&identity, &stop);
-    let wish = Wish { clean: admitted.connect.clean, expiry: admitted.connect.session_expiry };
+    let wish = Wish {
+        clean: admitted.connect.clean,
+        expiry: admitted.connect.session_expiry,
+        user: identity.user.clone(),
+    };
     let attached = match shared.sessions.attach(&client, wish, &stop).await {
         Ok(attached) => attached,
         Err(why) => {
-            refuse(wire, peer, NotConnected::Unattached(version, why), shared).await;
+            refuse(wire, peer, NotConnected::Unattached(version, why, client), shared).await;
             return None;
         }
     };
@@ -273,7 +277,7 @@ where
     let (version, reason) = match why {
         NotConnected::Refused(Refused::With(version, Bad(reason, _))) => (version, reason),
         NotConnected::Rejected(version, why) => (version, why.into()),
-        NotConnected::Unattached(version, why) => (version, why.reason()),
+        NotConnected::Unattached(version, why, _) => (version, why.reason()),
         _ => return,
     };
     codec::write_refused(reason, version, &mut wire.output);

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub stuck: Counter,
     /// Clients replaced by a connection with the same client id.
     pub taken_over: Counter,
+    /// Clients refused because their client id belongs to another user.
+    pub foreign_clients: Counter,
     /// Sessions that outlast their connections, connected or not.
     pub sessions: Gauge,
     /// Sessions that a client went on with.
@@ -143,6 +145,11 @@ impl Metrics {
             &self.taken_over,
         );
         counter(
+            "tidegate_clients_foreign",
+            "Clients refused because their client id belongs to another user",
+            &self.foreign_clients,
+        );
+        counter(
             "tidegate_sessions_resumed",
             "Sessions that a client came back to",
             &self.sessions_resumed,
@@ -228,6 +235,7 @@ impl Default for Metrics {
             timed_out: Counter::default(),
             stuck: Counter::default(),
             taken_over: Counter::default(),
+            foreign_clients: Counter::default(),
             sessions: Gauge::default(),
             sessions_resumed: Counter::default(),
             sessions_expired: Counter::default(),

@@ -10,7 +10,7 @@ use tracing::debug;
 use super::super::codec::{Reason, Will};
 use super::super::will;
 use super::journal::Journal;
-use super::{Detached, Kept, Record, Resumed, SESSION, Sessions, Stored, Table, seconds};
+use super::{Detached, Entry, Kept, Record, Resumed, SESSION, Sessions, Stored, Table, seconds};
 use crate::bus::Subscriber;
 use crate::gate::Rights;
 use crate::log::Append;
@@ -23,12 +23,14 @@ const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a CONNECT asks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(in crate::listener) struct Wish {
     /// Clean session, clean start.
     pub(in crate::listener) clean: bool,
     /// Seconds that the session is to outlast the connection.
     pub(in crate::listener) expiry: u32,
+    /// Who it is, with a login.
+    pub(in crate::listener) user: Option<Arc<str>>,
 }
 
 /// Why a client gets no session.
@@ -37,6 +39,9 @@ pub(in crate::listener) enum Unattached {
     /// Another connection wants the client id by now; or the daemon drains.
     #[error("the same client id connected again")]
     TakenOver,
+    /// `MQTT 5.0 section 5.4.2`.
+    #[error("the client id belongs to another user")]
+    Foreign,
     /// The connection that had it before does not end.
     #[error("the connection that has this client id does not end")]
     Busy,
@@ -58,6 +63,7 @@ impl Unattached {
     /// What CONNACK says.
     pub(in crate::listener) fn reason(self) -> Reason {
         match self {
+            Self::Foreign => Reason::NotAuthorized,
             Self::TakenOver | Self::Busy => Reason::ServerBusy,
             Self::TooMany | Self::NoMemory | Self::Full => Reason::QuotaExceeded,
             Self::NotStored => Reason::ServerUnavailable,
@@ -101,7 +107,7 @@ impl Sessions {
         wish: Wish,
         stop: &CancellationToken,
     ) -> Result<Attached, Unattached> {
-        let (ticket, took_over) = self.reserve(client);
+        let (ticket, took_over) = self.reserve(client, &wish)?;
         let deadline = Instant::now() + HANDOVER_TIMEOUT;
         let attached = loop {
             let free = {
@@ -112,7 +118,7 @@ impl Sessions {
             let changed = free.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if let Some(attached) = self.occupy(client, ticket, wish, stop)? {
+            if let Some(attached) = self.occupy(client, ticket, &wish, stop)? {
                 break Attached { took_over, ..attached };
             }
             tokio::select! {
@@ -135,8 +141,12 @@ impl Sessions {
 
     /// Tells the connection that has the client id to end. Answers with this one's ticket, and whether
     /// there was one.
-    fn reserve(&self, client: &Arc<str>) -> (u64, bool) {
+    fn reserve(&self, client: &Arc<str>, wish: &Wish) -> Result<(u64, bool), Unattached> {
         let mut table = self.lock();
+        if table.clients.get(client).is_some_and(|entry| !entry.admits(wish)) {
+            self.0.metrics.foreign_clients.inc();
+            return Err(Unattached::Foreign);
+        }
         table.tickets += 1;
         let ticket = table.tickets;
         let entry = table.clients.entry(Arc::clone(client)).or_default();
@@ -146,7 +156,7 @@ impl Sessions {
         if let Some(stop) = &entry.attached {
             stop.cancel();
         }
-        (ticket, entry.attached.is_some())
+        Ok((ticket, entry.attached.is_some()))
     }
 
     /// Takes the client id, if no connection has it.
@@ -154,7 +164,7 @@ impl Sessions {
         &self,
         client: &Arc<str>,
         ticket: u64,
-        wish: Wish,
+        wish: &Wish,
         stop: &CancellationToken,
     ) -> Result<Option<Attached>, Unattached> {
         let inner = &self.0;
@@ -182,6 +192,7 @@ impl Sessions {
         let (kept, subscriber, resumed) = self.take(&mut table, client, resumes, expiry);
         if let Some(entry) = table.clients.get_mut(client) {
             entry.attached = Some(stop.clone());
+            entry.own(client, wish.user.as_ref());
         }
         inner.metrics.sessions.set(table.kept as i64);
         drop(table);
@@ -369,10 +380,31 @@ impl Drop for Hold {
     }
 }
 
+impl Entry {
+    /// Whether it may be had by whoever wishes so.
+    fn admits(&self, wish: &Wish) -> bool {
+        self.user.is_none() || self.user == wish.user
+    }
+
+    /// It is this user's now.
+    fn own(&mut self, client: &str, user: Option<&Arc<str>>) {
+        self.user = user.cloned();
+        if let (Some(kept), Some(user)) = (&self.kept, user) {
+            let mut live = kept.lock();
+            if live.stored.user.as_deref() != Some(user) {
+                live.record(client, &Record::Owned((&**user).into()));
+            }
+        }
+    }
+}
+
 /// The client id is free.
 fn leave(table: &mut Table, client: &Arc<str>, ticket: u64) {
     let Some(entry) = table.clients.get_mut(client) else { return };
     entry.attached = None;
+    if entry.kept.is_none() {
+        entry.user = None;
+    }
     entry.free.notify_waiters();
     if entry.kept.is_none() && entry.ticket == ticket {
         table.clients.remove(client);

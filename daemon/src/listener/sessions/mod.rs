@@ -8,7 +8,10 @@
 //! ```
 //!
 //! A client id belongs to one connection, the newest (`[MQTT-3.1.4-3]`): the older one is told to end,
-//! and the newer one waits until it has. A session with expiry 0 (3.1.1: clean) lives in its connection
+//! and the newer one waits until it has. It belongs to the user of that connection too, and so does its
+//! session: another user's CONNECT is refused (0x87, 3.1.1: code 5; MQTT 5.0 section 5.4.2), with a clean
+//! start also, for as long as there is a connection or a session. What a client without a login has left
+//! is everybody's, and becomes the user's that takes it up. A session with expiry 0 (3.1.1: clean) lives in its connection
 //! and costs nothing here. What a client can rely on, of the others:
 //!
 //! - Before an answer leaves, what it says is on disk: CONNACK (the session), SUBACK and UNSUBACK (the
@@ -116,6 +119,8 @@ struct Entry {
     attached: Option<CancellationToken>,
     /// Told when a connection has left it.
     free: Arc<Notify>,
+    /// Whose it is, while it is in use, or a session is kept; none is everybody's.
+    user: Option<Arc<str>>,
     /// Its session, if that outlasts the connection.
     kept: Option<Arc<Kept>>,
     /// The session's place in the bus while no connection has it.

@@ -15,6 +15,7 @@
 //! 11 released     packet id u16, …
 //! 12 taken        packet id u16, …
 //! 13 position     next varint | last packet id u16 | unsent varint (0 = nothing)
+//! 14 owned         user: text (since 0.1.0; a session without it is nobody's)
 //! will            delay varint | flags u8 (bits 0-1 QoS, 2 retain) | topic, properties, payload: text
 //! subscription    flags u8 (bits 0-1 QoS, 2 no local, 3 retain as published, 4 has an identifier,
 //!                 5 greeting) | filter: text | from varint | identifier varint, if it has one
@@ -66,6 +67,8 @@ pub(super) enum Record<'a> {
     Taken(Cow<'a, [u16]>),
     /// How far it is.
     Position(Position),
+    /// It belongs to this user.
+    Owned(Cow<'a, str>),
 }
 
 /// A session whose client has gone.
@@ -203,6 +206,10 @@ impl Record<'_> {
                 varint::write(unsent.unwrap_or_default(), out);
                 13
             }
+            Self::Owned(user) => {
+                put_text(user.as_bytes(), out);
+                14
+            }
         }
     }
 
@@ -212,7 +219,7 @@ impl Record<'_> {
         control: u8,
         body: &[u8],
     ) -> Result<Option<(&str, Record<'static>)>, Malformed> {
-        if !(1..=13).contains(&control) {
+        if !(1..=14).contains(&control) {
             return Ok(None);
         }
         let mut input = Input(body);
@@ -234,6 +241,7 @@ impl Record<'_> {
             10 => Record::Done(input.list(Input::id)?),
             11 => Record::Released(input.list(Input::id)?),
             12 => Record::Taken(input.list(Input::id)?),
+            14 => Record::Owned(input.text()?.to_owned().into()),
             _ => Record::Position(Position {
                 next: input.number()?,
                 last_id: input.id()?,

@@ -102,13 +102,15 @@ impl Sessions {
             let will = detached.will.as_ref().map(|will| at(will.delay.min(expiry)));
             let committed = self.0.log.committed();
             let unsent = unsent.map(|it| it.max(stored.next)).filter(|it| *it <= committed);
+            let user = stored.user.as_deref().map(Arc::from);
             let live_from = stored.next;
             let subscriptions = stored.subscriptions.iter();
             let held = subscriptions.map(|it| (it.filter.clone(), (it.options, it.from)));
             let subscriber =
                 self.0.bus.restore(Arc::clone(&client), held.collect(), live_from, unsent);
             let kept = Arc::new(Kept::new(stored, subscriber.backlog(), self.memory()));
-            let entry = Entry { kept: Some(kept), parked: Some(subscriber), ..Entry::default() };
+            let (kept, parked) = (Some(kept), Some(subscriber));
+            let entry = Entry { user, kept, parked, ..Entry::default() };
             table.clients.insert(Arc::clone(&client), entry);
             table.kept += 1;
             table.schedule(&client, Some(ends), will);

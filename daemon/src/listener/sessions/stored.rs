@@ -15,6 +15,8 @@ use super::records::{Detached, Flight, Position, Record, Subscription, What};
 pub(super) struct Stored {
     /// Seconds that it outlasts its connection; [`u32::MAX`] is never-ending.
     pub(super) expiry: u32,
+    /// The user that it belongs to, if its client had logged in.
+    pub(super) user: Option<Box<str>>,
     /// None while its client is connected.
     pub(super) detached: Option<Detached>,
     pub(super) subscriptions: Vec<Subscription>,
@@ -39,6 +41,7 @@ impl Stored {
         match record {
             Record::Opened { expiry } => *self = Self::new(*expiry),
             Record::Ended => *self = Self::new(0),
+            Record::Owned(user) => self.user = Some((&**user).into()),
             Record::Attached { expiry } => {
                 self.expiry = *expiry;
                 self.detached = None;
@@ -119,6 +122,9 @@ impl Stored {
         let mut out = Vec::new();
         let mut put = |record: Record<'_>| record.write("", &mut out);
         put(Record::Opened { expiry: self.expiry });
+        if let Some(user) = &self.user {
+            put(Record::Owned((&**user).into()));
+        }
         put(Record::Subscribed((&self.subscriptions).into()));
         let flights: Vec<_> = self.outgoing.iter().map(|(flight, _)| flight.clone()).collect();
         put(Record::Sent(flights.into()));

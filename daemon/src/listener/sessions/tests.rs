@@ -53,6 +53,7 @@ fn every_record() -> Vec<Record<'static>> {
         Record::Taken(vec![3].into()),
         Record::Position(Position { next: 5, last_id: 3, unsent: Some(4) }),
         Record::Position(Position { next: 5, last_id: 3, unsent: None }),
+        Record::Owned("anna".into()),
     ]
 }
 
