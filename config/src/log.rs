@@ -24,8 +24,26 @@ pub struct Log {
     /// Bytes of the loss ledger; beyond it its older entries are merged. 4 KiB to 16 MiB; default
     /// 256 KiB.
     pub max_ledger: ByteSize,
+    /// How what goes to disk is compressed. Default `"none"`.
+    pub compression: LogCompression,
     /// `[log.commit]`
     pub commit: Commit,
+}
+
+/// How the events of a commit are compressed, together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogCompression {
+    /// `"none"`
+    None,
+    /// `"lz4"`: costs little time.
+    Lz4,
+    /// `"deflate"`: saves more of the flash.
+    Deflate,
+}
+
+impl Choice for LogCompression {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("none", Self::None), ("lz4", Self::Lz4), ("deflate", Self::Deflate)];
 }
 
 /// What happens to a new event when the log is full.
@@ -60,6 +78,7 @@ impl Default for Log {
             ballast: ByteSize::mib(4),
             max_quarantine: ByteSize::mib(64),
             max_ledger: ByteSize::kib(256),
+            compression: LogCompression::None,
             commit: Commit::default(),
         }
     }
@@ -102,6 +121,7 @@ impl Log {
                 default.max_ledger,
                 ByteSize::kib(4)..=ByteSize::mib(16),
             ),
+            compression: section.or("compression", default.compression),
             commit: section.table("commit", Commit::read),
         }
     }

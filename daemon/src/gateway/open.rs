@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
-use tidegate_config::{Config, Gateway as GatewayConfig};
+use tidegate_config::{Config, Gateway as GatewayConfig, LogCompression};
 use tidegate_event::Lane;
 use tracing::{info, warn};
 
 use crate::commands::Failure;
-use crate::log::{self, Claim, Log, OpenError, Storage};
+use crate::log::{self, Claim, Compression, Log, OpenError, Storage};
 use crate::state::{Opened, State, StateError};
 
 /// How the log is kept.
@@ -20,6 +20,11 @@ pub(crate) fn log_options(config: &Config) -> log::Options {
         segment_size: config.log.segment_size.0,
         max_quarantine: config.log.max_quarantine.0,
         max_ledger: config.log.max_ledger.0,
+        compression: match config.log.compression {
+            LogCompression::None => Compression::None,
+            LogCompression::Lz4 => Compression::Lz4,
+            LogCompression::Deflate => Compression::Deflate,
+        },
         max_delay: config.log.commit.max_delay.0,
         max_bytes: config.log.commit.max_bytes.as_usize(),
     }

@@ -11,14 +11,18 @@
 
 use tidegate_event::Lsn;
 
+use super::Compression;
+
 /// Bytes before the payload.
 pub(super) const HEADER_LEN: usize = 28;
 /// One of the events is to be retained.
 pub(super) const HAS_RETAINED: u32 = 1;
 /// There are control records among its blocks, or events with a packet id.
 pub(super) const HAS_CONTROL: u32 = 2;
-/// Bits 8 to 15 are reserved for the compression of the payload; 0 is none.
-const KNOWN_FLAGS: u32 = HAS_RETAINED | HAS_CONTROL;
+/// Bits 8 to 15: the compression of the payload.
+const COMPRESSION: u32 = 0xff << COMPRESSION_AT;
+const COMPRESSION_AT: u32 = 8;
+const KNOWN_FLAGS: u32 = HAS_RETAINED | HAS_CONTROL | COMPRESSION;
 
 const MAGIC: [u8; 4] = *b"TGF1";
 const CRC_AT: usize = 24;
@@ -57,6 +61,12 @@ impl Header {
         self.first.saturating_add(u64::from(self.count))
     }
 
+    /// How its payload is compressed.
+    pub(super) fn compression(&self) -> Compression {
+        // A frame with another one was never taken for a frame.
+        Compression::from_number((self.flags >> COMPRESSION_AT) as u8).unwrap_or_default()
+    }
+
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (header, _) = bytes.split_first_chunk::<HEADER_LEN>()?;
         let header = Self {
@@ -65,7 +75,10 @@ impl Header {
             flags: u32_at(header, 12),
             first: u64::from(u32_at(header, 16)) | u64::from(u32_at(header, 20)) << 32,
         };
-        (bytes.starts_with(&MAGIC) && header.flags & !KNOWN_FLAGS == 0).then_some(header)
+        let compression = (header.flags >> COMPRESSION_AT) as u8;
+        let is_known =
+            header.flags & !KNOWN_FLAGS == 0 && Compression::from_number(compression).is_some();
+        (bytes.starts_with(&MAGIC) && is_known).then_some(header)
     }
 }
 
@@ -79,6 +92,11 @@ pub(super) fn seal(bytes: &mut [u8], first: Lsn, count: u32, flags: u32, salt: u
     bytes[16..24].copy_from_slice(&first.to_le_bytes());
     let crc = checksum(bytes, salt);
     bytes[CRC_AT..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// The flags of a frame whose payload is compressed like this.
+pub(super) fn compressed(compression: Compression) -> u32 {
+    u32::from(compression.number()) << COMPRESSION_AT
 }
 
 /// Looks at the front of `bytes`, in the segment with this salt.

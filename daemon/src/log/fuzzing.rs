@@ -1,5 +1,6 @@
 //! Any bytes, as what lies in a segment file.
 
+use super::compress::{Compression, Unpacker};
 use super::frame::{self, HEADER_LEN, Parsed};
 use super::segment;
 
@@ -14,6 +15,13 @@ pub(crate) fn frames(bytes: &[u8]) {
         Parsed::Frame(header) => assert!(header.frame_len() <= bytes.len()),
         Parsed::Incomplete(need) => assert!(need > bytes.len()),
         Parsed::Bad => {}
+    }
+    for compression in [Compression::Lz4, Compression::Deflate] {
+        let mut payload = Vec::new();
+        if Unpacker::default().unpack(compression, bytes, &mut payload).is_ok() {
+            let length = bytes.first_chunk().map(|length| u32::from_le_bytes(*length));
+            assert_eq!(length, Some(payload.len() as u32));
+        }
     }
     let found = frame::resync(bytes, SALT, 0..u64::MAX);
     if let Some((at, header)) = found {

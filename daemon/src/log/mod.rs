@@ -8,7 +8,7 @@
 //! - Opening never needs a person: what cannot be used is set aside, what cannot be read is entered in
 //!   the loss ledger, the rest is served. Only a newer format, a second process, or a directory that
 //!   cannot be used refuses.
-//! - Memory: two frames, and at most 4 × `max_bytes` of blocks that wait. It does not grow with the
+//! - Memory: two frames, one more with compression, and at most 4 × `max_bytes` of blocks that wait. It does not grow with the
 //!   backlog. Damage holds the rest of one segment (at most 64 MiB) in memory while it is searched.
 //! - Disk: `max_size`, over all segment files; control records may take one segment more. Beside them
 //!   `max_quarantine` for what is set aside, and `max_ledger`, twice that while it is written anew.
@@ -22,7 +22,7 @@
 //! bytes; either will do:
 //!
 //! ```text
-//! magic "tidegate" | format version u32 (2) | lane u32 | epoch u64 | sequence u64
+//! magic "tidegate" | format version u32 (3) | lane u32 | epoch u64 | sequence u64
 //! | first LSN u64 | salt u64 | durable bytes of the segment before u64
 //! | sequence of the segment before, counted backwards from this one, u32 | CRC u32 of the 60 bytes before
 //! ```
@@ -40,15 +40,17 @@
 //! ```
 //!
 //! Flags: bit 0, an event is to be retained; bit 1, there are control records, or events with a
-//! packet id; bits 8 to 15, compression of the payload (0, none; no
-//! other yet). The salt ties a frame to its segment: bytes of an older use of the same disk blocks, or
+//! packet id; bits 8 to 15, compression of the payload (0, none; 1, LZ4's
+//! block format; 2, deflate; both behind the length of the payload, u32). A frame whose checksum is right and
+//! that cannot be inflated is damage. The salt ties a frame to its segment: bytes of an older use of the same disk blocks, or
 //! a frame inside a payload, do not verify. So segments may be preallocated or recycled. The log ends at
 //! the first frame that does not verify with none behind it that does.
 //!
 //! # Writing
 //!
 //! [`Log::append`] copies a block behind those that wait. One thread takes what waits as a frame of at
-//! most `max_bytes` (a larger block has a frame of its own), writes it with one write and one fdatasync,
+//! most `max_bytes` (a larger block has a frame of its own), compresses it where that is wanted and saves
+//! something, writes it with one write and one fdatasync,
 //! publishes it to the readers, and answers its appenders. Meanwhile the next frame fills: the slower
 //! the disk, the larger the groups. `max_delay` makes a frame wait for more. Each frame is synced before
 //! the next is written, so a crash can tear the last frame only, and a bad frame with good ones
@@ -70,7 +72,7 @@
 //! # Reading
 //!
 //! A [`Reader`] holds one segment file open and reads large pieces, up to the last durable frame,
-//! checking each frame. Damage is searched for the next good frame, copied to `quarantine/`, entered
+//! checking each frame, and inflates no more of them at a time than it was asked for. Damage is searched for the next good frame, copied to `quarantine/`, entered
 //! in the ledger, and answered as [`Read::Lost`]; so is a segment file that vanished. A sector that
 //! the disk cannot read is damage.
 //!
@@ -140,6 +142,8 @@
 
 // One group commit on disk,
 mod frame;
+// smaller, if somebody wants that,
+mod compress;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 // many of them in a file, many files in a table,
@@ -188,6 +192,7 @@ use tokio::sync::watch;
 
 pub use claim::Claim;
 pub use commit::{Append, Commit, NotStored};
+pub use compress::Compression;
 pub use ledger::{Ledger, Loss, Losses, Reason};
 pub use metrics::Metrics;
 pub use options::Options;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidegate_event::Lane;
 
+use super::Compression;
 use super::queue::Bounds;
 
 /// A smaller `max_size` counts as this one.
@@ -24,6 +25,8 @@ pub struct Options {
     /// Bytes of a segment file: at most 64 MiB, and at most a quarter of `max_size`, so that space
     /// comes back while the log is in use.
     pub segment_size: u64,
+    /// How the payload of frames is compressed. Frames are read whatever this says.
+    pub compression: Compression,
     /// How long a commit waits for more events.
     pub max_delay: Duration,
     /// Bytes of `quarantine/` beyond which the oldest files there are removed.
@@ -43,6 +46,7 @@ impl Default for Options {
             lane: Lane(0),
             max_size: 1 << 30,
             segment_size: 8 << 20,
+            compression: Compression::None,
             max_delay: Duration::ZERO,
             max_quarantine: 64 << 20,
             max_ledger: 256 << 10,

@@ -9,6 +9,7 @@ use tidegate_event::record::{self, Block, Malformed};
 use tidegate_event::{EventId, EventRef, Lsn};
 use tracing::warn;
 
+use super::compress::Payloads;
 use super::frame;
 use super::ledger::Reason;
 use super::scan::{Frames, Scan, Step};
@@ -86,12 +87,15 @@ impl Reader {
             match scan.step_in(segment, &mut chunk.frames, max_bytes).map_err(failed)? {
                 Step::Frames => {
                     let from = self.next;
+                    // Not those on the way to a place inside the segment, nor of control records only.
+                    let wanted = |header: &frame::Header| header.count > 0 && header.end() > from;
+                    if let Err(bad) = chunk.settle(scan, max_bytes, wanted) {
+                        self.next = self.next.max(bad.end());
+                        let lost = bad.first..=bad.end() - 1;
+                        self.shared.lost(lost, Reason::Damaged);
+                        return Ok(Read::Lost(from.max(bad.first)..=bad.end() - 1));
+                    }
                     self.next = self.next.max(scan.lsn);
-                    // On the way to a place inside the segment; and frames of control records only.
-                    chunk
-                        .frames
-                        .spans
-                        .retain(|(_, header)| header.count > 0 && header.end() > from);
                     if chunk.frames.spans.is_empty() {
                         continue;
                     }
@@ -175,6 +179,7 @@ impl Reader {
 #[derive(Debug, Default)]
 pub struct Chunk {
     pub(super) frames: Frames,
+    payloads: Payloads,
     /// Which log, and the first LSN that was asked for.
     origin: Option<EventId>,
 }
@@ -211,6 +216,30 @@ impl<'a> Frame<'a> {
 }
 
 impl Chunk {
+    /// Leaves of the frames that were read those that are wanted, and that are inflated in about
+    /// `max_bytes`; the scan goes back to the others. An error is a first one that cannot be inflated:
+    /// the scan stands behind it.
+    pub(super) fn settle(
+        &mut self,
+        scan: &mut Scan,
+        max_bytes: usize,
+        wanted: impl Fn(&frame::Header) -> bool,
+    ) -> Result<(), frame::Header> {
+        let Some((at, last)) = self.frames.spans.last() else { return Ok(()) };
+        let begin = scan.offset - (at + last.frame_len()) as u64;
+        self.frames.spans.retain(|(_, header)| wanted(header));
+        let (ready, malformed) = self.payloads.inflate(&self.frames, max_bytes);
+        let Some((at, next)) = self.frames.spans.get(ready).copied() else { return Ok(()) };
+        self.frames.spans.truncate(ready);
+        let offset = begin + at as u64;
+        if malformed && ready == 0 {
+            scan.go_back(offset + next.frame_len() as u64, next.end());
+            return Err(next);
+        }
+        scan.go_back(offset, next.first);
+        Ok(())
+    }
+
     /// The frames are of this log, and were asked for from this LSN on.
     pub(super) fn begin(&mut self, shared: &Shared, from: Lsn) {
         self.origin = Some(EventId { epoch: shared.epoch, lane: shared.lane, lsn: from });
@@ -218,18 +247,18 @@ impl Chunk {
 
     /// Bytes that it takes.
     pub fn capacity(&self) -> usize {
-        self.frames.bytes.capacity()
+        self.frames.bytes.capacity() + self.payloads.capacity()
     }
 
     /// The frames in order.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
         self.origin.into_iter().flat_map(move |origin| {
-            self.frames.spans.iter().map(move |(at, header)| Frame {
+            self.frames.spans.iter().enumerate().map(move |(index, (_, header))| Frame {
                 first: EventId { lsn: header.first, ..origin },
                 count: header.count,
                 has_retained: header.flags & frame::HAS_RETAINED != 0,
                 has_control: header.flags & frame::HAS_CONTROL != 0,
-                payload: &self.frames.bytes[at + frame::HEADER_LEN..at + header.frame_len()],
+                payload: self.payloads.of(&self.frames, index),
                 from: origin.lsn,
             })
         })

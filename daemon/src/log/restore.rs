@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tidegate_event::Lsn;
 
+use super::frame;
 use super::ledger::Reason;
 use super::reader::{Chunk, Read, ReadError};
 use super::scan::{Scan, Step};
@@ -71,10 +72,20 @@ impl Restore {
             let (from, next) = (self.from, self.next);
             match step {
                 Step::Frames => {
-                    self.next = next.max(scan.lsn);
-                    chunk.frames.spans.retain(|(_, header)| {
+                    let wanted = |header: &frame::Header| {
                         header.end() > from || (header.count == 0 && header.first == from)
-                    });
+                    };
+                    if let Err(bad) = chunk.settle(scan, max_bytes, wanted) {
+                        self.next = next.max(bad.end());
+                        let lost = bad.first..=bad.end().saturating_sub(1);
+                        if lost.is_empty() {
+                            self.shared.control_lost(&part.segment, scan.offset);
+                            continue;
+                        }
+                        self.shared.lost(lost.clone(), Reason::Damaged);
+                        return Ok(Read::Lost(lost));
+                    }
+                    self.next = next.max(scan.lsn);
                     if chunk.frames.spans.is_empty() {
                         continue;
                     }

@@ -132,6 +132,11 @@ impl Scan {
         }
     }
 
+    /// Back to a frame that it passed, at `offset`, whose first LSN is `lsn`.
+    pub(super) fn go_back(&mut self, offset: u64, lsn: Lsn) {
+        (self.offset, self.lsn) = (offset, lsn);
+    }
+
     fn is_behind(&self, end: Lsn) -> bool {
         self.lsn >= end && !self.whole
     }

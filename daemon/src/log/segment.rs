@@ -10,8 +10,8 @@ use tidegate_event::{Epoch, Lane, Lsn};
 /// Bytes before the first frame: two copies of the header, one a sector.
 pub(super) const HEADER_LEN: usize = 2 * COPY_LEN;
 /// The format that this code writes, and the newest it reads. Version 1 had no control records, and
-/// no [`Before`].
-pub(super) const VERSION: u32 = 2;
+/// no [`Before`]; version 2 no compressed frames.
+pub(super) const VERSION: u32 = 3;
 
 const COPY_LEN: usize = 512;
 const MAGIC: [u8; 8] = *b"tidegate";

@@ -8,7 +8,6 @@ use tidegate_event::{Epoch, Lane, Lsn};
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::Options;
 use super::ledger::{Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
 use super::queue::Queue;
@@ -16,6 +15,7 @@ use super::recovery::Recovered;
 use super::scan::Skipped;
 use super::segment::{self, Segment, Table};
 use super::storage::Storage;
+use super::{Compression, Options};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -24,6 +24,8 @@ pub(super) struct Shared {
     pub(super) epoch: Epoch,
     pub(super) lane: Lane,
     pub(super) queue: Queue,
+    /// Of new frames.
+    pub(super) compression: Compression,
     pub(super) table: RwLock<Table>,
     /// In segment files.
     pub(super) bytes: AtomicU64,
@@ -60,6 +62,7 @@ impl Shared {
             epoch: recovered.epoch,
             lane: options.lane,
             queue: Queue::new(options.bounds()),
+            compression: options.compression,
             dir: options.dir,
             bytes: AtomicU64::new(table.bytes()),
             table: RwLock::new(table),
@@ -115,7 +118,7 @@ impl Shared {
     }
 
     /// Control records are lost at `offset` of a segment.
-    fn control_lost(&self, segment: &Segment, offset: u64) {
+    pub(super) fn control_lost(&self, segment: &Segment, offset: u64) {
         warn!(
             path = %segment.path.display(), offset,
             "control records are lost: what they said of a session is not known any more"

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tidegate_event::Lsn;
 use tracing::{info, warn};
 
+use super::compress::{Compression, Packer};
 use super::frame;
 use super::queue::{Batch, Work};
 use super::segment::{self, Before, Header, Segment};
@@ -36,6 +37,7 @@ pub(super) struct Writer {
     /// Bytes of the last frame that could not be written.
     failed: usize,
     delay: Duration,
+    packer: Packer,
     /// Kept as long as anything is written.
     lock: Option<Arc<dyn File>>,
 }
@@ -58,7 +60,8 @@ impl Writer {
     ) -> Self {
         let lock = Some(lock);
         let (failed, delay) = (0, FIRST_RETRY);
-        let mut writer = Self { shared, active, next, sequence, failed, delay, lock };
+        let packer = Packer::new(shared.compression);
+        let mut writer = Self { shared, active, next, sequence, failed, delay, packer, lock };
         if writer.active.is_none() && !writer.begin_segment(0) {
             writer.give_up();
         }
@@ -110,21 +113,40 @@ impl Writer {
     }
 
     fn commit(&mut self, batch: &mut Batch) -> bool {
+        let mut packer = std::mem::replace(&mut self.packer, Packer::new(Compression::None));
+        let packed = packer.pack(&batch.bytes);
+        let flags = packed.as_ref().map_or(0, |(_, flags)| *flags);
+        // Its buffer goes back to the batch, which may be used again.
+        let mut plain = std::mem::take(&mut batch.bytes);
+        let stored = match packed {
+            Some((bytes, _)) => bytes,
+            None => &mut plain[..],
+        };
+        let is_stored = self.store(stored, flags | batch.flags, batch);
+        batch.bytes = plain;
+        self.packer = packer;
+        is_stored
+    }
+
+    /// Makes a frame durable, with these flags, and answers those who wait for it.
+    fn store(&mut self, bytes: &mut [u8], flags: u32, batch: &mut Batch) -> bool {
         for _ in 0..ATTEMPTS {
             let full = |active: &Active| {
                 let len = active.segment.len();
                 len > segment::HEADER_LEN as u64
-                    && len + batch.bytes.len() as u64 > self.shared.queue.bounds().segment_size
+                    && len + bytes.len() as u64 > self.shared.queue.bounds().segment_size
             };
             // A full segment takes more where there can be no new one (no file handles left, say).
             if self.active.as_ref().is_none_or(full) {
                 self.begin_segment(0);
             }
             let Some(active) = &self.active else { return false };
-            match self.write(active, batch) {
+            frame::seal(bytes, self.next, batch.count, flags, active.segment.header.salt);
+            let written = active.file.write_at(bytes, active.segment.len());
+            match written.and_then(|()| active.file.sync_data()) {
                 Ok(()) => {
                     self.next += u64::from(batch.count);
-                    self.publish(batch);
+                    self.publish(batch, bytes.len() as u64);
                     return true;
                 }
                 Err(error) => {
@@ -138,17 +160,10 @@ impl Writer {
         false
     }
 
-    fn write(&self, active: &Active, batch: &mut Batch) -> io::Result<()> {
-        let salt = active.segment.header.salt;
-        frame::seal(&mut batch.bytes, self.next, batch.count, batch.flags, salt);
-        active.file.write_at(&batch.bytes, active.segment.len())?;
-        active.file.sync_data()
-    }
-
-    /// The frame is durable: readers see it, then its appenders are answered.
-    fn publish(&mut self, batch: &mut Batch) {
+    /// The frame of so many bytes is durable: readers see it, then its appenders are answered.
+    fn publish(&mut self, batch: &mut Batch, bytes: u64) {
         let Some(active) = &self.active else { return };
-        let (shared, bytes) = (&self.shared, batch.bytes.len() as u64);
+        let shared = &self.shared;
         active.segment.advance(batch.count, active.segment.len() + bytes);
         shared.bytes.fetch_add(bytes, Ordering::AcqRel);
         // Control records alone are no news to those who wait for events.

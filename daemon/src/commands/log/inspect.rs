@@ -8,7 +8,7 @@ use std::path::Path;
 use super::losses;
 use crate::commands::Failure;
 use crate::commands::lookup::{self, LogDir, count, size};
-use crate::log::{FrameInfo, SegmentInfo, View, Walked};
+use crate::log::{Compression, FrameInfo, SegmentInfo, View, Walked};
 
 /// Shows what the log holds.
 #[derive(Debug, clap::Args)]
@@ -133,9 +133,14 @@ fn frame(walked: &Walked, lines: &mut String) {
                 0 => String::new(),
                 n => format!("  {}", count(u64::from(n), "control record")),
             };
+            let compression = match frame.compression {
+                Compression::None => "",
+                Compression::Lz4 => "  lz4",
+                Compression::Deflate => "  deflate",
+            };
             writeln!(
                 lines,
-                "  at {:>28} {:>10} {:>10} {:>10}  {received}{control}",
+                "  at {:>28} {:>10} {:>10} {:>10}  {received}{control}{compression}",
                 frame.offset, frame.bytes, frame.first, frame.events
             )
         }

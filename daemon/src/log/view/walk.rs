@@ -8,6 +8,7 @@ use tidegate_event::Lsn;
 use tidegate_event::record::{self, Block};
 
 use super::View;
+use crate::log::compress::{Compression, Unpacker};
 use crate::log::frame;
 use crate::log::scan::{Frames, Scan, Step};
 use crate::log::segment::Segment;
@@ -34,6 +35,8 @@ pub struct FrameInfo {
     pub offset: u64,
     /// Its bytes, header included.
     pub bytes: usize,
+    /// How its payload is compressed.
+    pub compression: Compression,
     /// The LSN of its first event; of the next one, if it holds none.
     pub first: Lsn,
     /// Its events.
@@ -93,6 +96,7 @@ fn walk(
     let file = shared.storage.open(&segment.path)?;
     let mut scan = Scan::whole(file, &segment.header);
     let mut frames = Frames::default();
+    let (mut unpacker, mut inflated) = (Unpacker::default(), Vec::new());
     // As it is now, whatever is written meanwhile.
     let (end, len) = (segment.end(), segment.len());
     loop {
@@ -101,8 +105,18 @@ fn walk(
             Step::End => return Ok(()),
             Step::Frames => {
                 for (at, header) in &frames.spans {
-                    let payload = &frames.bytes[at + frame::HEADER_LEN..at + header.frame_len()];
-                    if visit(Walked::Frame(look(offset, header, payload))).is_break() {
+                    let stored = &frames.bytes[at + frame::HEADER_LEN..at + header.frame_len()];
+                    let info = match header.compression() {
+                        Compression::None => look(offset, header, stored),
+                        compression => {
+                            inflated.clear();
+                            match unpacker.unpack(compression, stored, &mut inflated) {
+                                Ok(()) => look(offset, header, &inflated),
+                                Err(_) => malformed(offset, header),
+                            }
+                        }
+                    };
+                    if visit(Walked::Frame(info)).is_break() {
                         return Ok(());
                     }
                     offset += header.frame_len() as u64;
@@ -122,10 +136,16 @@ fn walk(
     }
 }
 
+/// The checksum is right, and the payload cannot be inflated.
+fn malformed(offset: u64, header: &frame::Header) -> FrameInfo {
+    FrameInfo { malformed: Some(header.first), ..look(offset, header, &[]) }
+}
+
 fn look(offset: u64, header: &frame::Header, payload: &[u8]) -> FrameInfo {
     let mut info = FrameInfo {
         offset,
         bytes: header.frame_len(),
+        compression: header.compression(),
         first: header.first,
         events: header.count,
         control: 0,
