@@ -30,7 +30,7 @@ use std::borrow::Cow;
 use std::io::Write;
 
 use crate::percent::encode_segment;
-use crate::record::EventRef;
+use crate::record::{EventRef, Properties};
 use crate::time::{Received, write_rfc3339};
 use crate::topic::Filter;
 
@@ -152,6 +152,14 @@ pub fn own_source<'a>(event: &EventRef<'a>) -> Option<Cow<'a, str>> {
 /// `source` and `id`, where the publisher gave the event both itself.
 pub fn own_identity<'a>(event: &EventRef<'a>) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
     Own::of(event).map(|own| (own.source, own.id))
+}
+
+/// The same, of properties and a payload that are not in the log yet.
+pub fn identity<'a>(
+    properties: Properties<'a>,
+    payload: &'a [u8],
+) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
+    Own::said(properties, payload).map(|own| (own.source, own.id))
 }
 
 fn write_id(event: &EventRef<'_>, out: &mut Vec<u8>) {

@@ -116,6 +116,11 @@ impl Dedup {
         );
     }
 
+    /// Whether anything is remembered.
+    pub fn is_on(&self) -> bool {
+        self.max_events > 0 && !self.window.is_zero()
+    }
+
     /// What the event with this source and id is known by.
     pub fn key(&self, source: &str, id: &str) -> Key {
         let [high, low] = [0, 1].map(|n| u128::from(self.hashers[n].hash_one((source, id))));
@@ -132,7 +137,7 @@ impl Dedup {
             Some(Fate::Pending(stored)) => Arrival::OfPending(Pending(stored.clone())),
             None => {
                 let (stored, fate) = watch::channel(false);
-                if self.max_events > 0 && !self.window.is_zero() {
+                if self.is_on() {
                     table.insert(key, Seen { at: now, fate: Fate::Pending(fate) });
                 }
                 let (table, remembered) =
@@ -151,7 +156,7 @@ impl Dedup {
     pub fn restore(&self, log: &Arc<Log>) {
         let usage = log.usage();
         let events = (usage.last + 1).saturating_sub(usage.first);
-        if events == 0 || self.max_events == 0 || self.window.is_zero() {
+        if events == 0 || !self.is_on() {
             return;
         }
         let fitting = MAX_RESTORED / (usage.bytes / events).max(1);

@@ -18,10 +18,11 @@ use tokio::time::timeout;
 
 use super::aliases::Aliases;
 use super::codec::{Bad, Frame, Kind, Publish, Reason, Version, write_ack};
+use super::copies::{self, Copies};
 use super::pace::Pace;
 use super::session::{self, Session};
 use super::{End, Metrics};
-use crate::gate::{Denied, Gate, Rights};
+use crate::gate::{Arrival, Denied, Gate, Rights};
 use crate::log::{Append, Commit};
 
 /// Bytes of one client's events that may wait for their commits, beside the limit on their number.
@@ -56,6 +57,8 @@ pub(super) struct Inbound {
     received: [u64; 3],
     /// For what is in `block`, and between.
     acks: Vec<AckDue>,
+    /// Of what is in `block`, and of what is not because it came before.
+    copies: Option<Box<Copies>>,
     /// Blocks that the log has, oldest first.
     waiting: VecDeque<Waiting>,
     waiting_events: usize,
@@ -74,7 +77,10 @@ pub(super) struct Inbound {
 /// (`[MQTT-4.6.0-2]`: acknowledgements keep the order of the PUBLISH packets).
 struct Waiting {
     commit: Option<Commit>,
+    /// The commit failed.
+    failed: bool,
     acks: Vec<AckDue>,
+    copies: Option<Box<Copies>>,
     events: usize,
     /// Events with packet ids lie behind this one.
     floor: Option<Lsn>,
@@ -95,8 +101,12 @@ struct AckDue {
 enum Says {
     /// What became of the block.
     Block,
-    /// The event was stored before.
+    /// The same packet was stored before.
     Again,
+    /// Another copy of the event is on disk.
+    Duplicate,
+    /// What becomes of the other copy, which waits for the disk: a number in [`Copies`].
+    Copy(u32),
     /// It was not admitted.
     Refused(Reason),
 }
@@ -125,6 +135,7 @@ impl Inbound {
             extended: Vec::new(),
             received: [0; 3],
             acks: Vec::new(),
+            copies: None,
             waiting: VecDeque::new(),
             waiting_events: 0,
             waiting_bytes: 0,
@@ -166,6 +177,7 @@ impl Inbound {
             self.metrics.refused.inc_by(owed);
             self.metrics.dropped.inc_by(events.saturating_sub(owed));
             self.acks.clear();
+            self.copies = None;
             self.reset_block();
         }
     }
@@ -230,6 +242,21 @@ impl Inbound {
             }
             return Ok(());
         }
+        match copies::arrival(&self.gate, publish.properties, publish.payload) {
+            None => {}
+            Some(Arrival::First(mark)) => self.copies.get_or_insert_default().mark(mark),
+            // Nobody waits for an answer.
+            Some(_) if qos == Qos::AtMostOnce => return Ok(()),
+            Some(Arrival::OfStored) => {
+                self.acks.push(AckDue { id, qos, says: Says::Duplicate });
+                return Ok(());
+            }
+            Some(Arrival::OfPending(first)) => {
+                let number = self.copies.get_or_insert_default().wait_for(first);
+                self.acks.push(AckDue { id, qos, says: Says::Copy(number) });
+                return Ok(());
+            }
+        }
         let gate = &self.gate;
         let block = self.block.get_or_insert_with(|| BlockBuilder::new(&self.client, gate.now()));
         if block.is_empty() {
@@ -292,6 +319,7 @@ impl Inbound {
         self.metrics.refused.inc_by(answered);
         self.metrics.dropped.inc_by(events.saturating_sub(answered));
         self.refusing = true;
+        self.copies.iter_mut().for_each(|copies| copies.settled(false));
         self.reset_block();
         self.wait(None, 0, 0, None);
     }
@@ -317,14 +345,31 @@ impl Inbound {
     /// Waits until the session knows the fate of everything that the log has taken. Nobody is
     /// answered any more.
     pub(super) async fn settle(&mut self, session: &mut Session) {
-        while let Some(Waiting { commit, acks, .. }) = self.waiting.pop_front() {
-            let Some(commit) = commit else { continue };
-            let stored = commit.await.is_ok();
-            for AckDue { id, qos, .. } in acks.iter().filter(|ack| matches!(ack.says, Says::Block))
-            {
-                session.acknowledged(*qos, *id, stored);
+        while let Some(Waiting { commit, failed, acks, mut copies, .. }) = self.waiting.pop_front()
+        {
+            let stored = match commit {
+                Some(commit) => commit.await.is_ok(),
+                None => !failed,
+            };
+            copies.iter_mut().for_each(|copies| copies.settled(stored));
+            for AckDue { id, qos, says } in acks {
+                match says {
+                    Says::Block => session.acknowledged(qos, id, stored),
+                    Says::Duplicate => session.acknowledged(qos, id, true),
+                    // It comes again, and then that is known.
+                    Says::Copy(_) => session.acknowledged(qos, id, false),
+                    Says::Again | Says::Refused(_) => {}
+                }
             }
         }
+    }
+
+    /// What the log has taken, and has to be known should it come again.
+    pub(super) fn leave(&mut self) -> Vec<(Commit, Copies)> {
+        let left = self.waiting.drain(..).filter_map(|Waiting { commit, copies, .. }| {
+            Some((commit?, *copies.filter(|copies| copies.has_marks())?))
+        });
+        left.collect()
     }
 
     fn wait(&mut self, commit: Option<Commit>, events: usize, bytes: usize, floor: Option<Lsn>) {
@@ -332,7 +377,10 @@ impl Inbound {
         let counts = events.max(acks.len());
         self.waiting_events += counts;
         self.waiting_bytes += bytes;
-        self.waiting.push_back(Waiting { commit, acks, events, floor, counts, bytes });
+        let copies = self.copies.take();
+        let failed = false;
+        let waiting = Waiting { commit, failed, acks, copies, events, floor, counts, bytes };
+        self.waiting.push_back(waiting);
     }
 
     /// Appends the acknowledgements that are due to `out`. Ready when there was progress.
@@ -354,18 +402,19 @@ impl Inbound {
             }
             progress = true;
         }
+        self.poll_commits(context);
         while let Some(front) = self.waiting.front_mut() {
-            let result = match &mut front.commit {
-                None => Ok(()),
-                Some(commit) => match Pin::new(commit).poll(context) {
-                    Poll::Pending => break,
-                    Poll::Ready(Ok(_)) => Ok(()),
-                    Poll::Ready(Err(_)) if self.version == Version::V4 => {
-                        self.waiting.pop_front();
-                        return Poll::Ready(Err(End::NotStored));
-                    }
-                    Poll::Ready(Err(_)) => Err(Reason::Unspecified),
-                },
+            let copies = front.copies.as_mut();
+            if front.commit.is_some() || copies.is_some_and(|it| it.poll(context).is_pending()) {
+                break;
+            }
+            let result = match front.failed {
+                false => Ok(()),
+                true if self.version == Version::V4 => {
+                    self.waiting.pop_front();
+                    return Poll::Ready(Err(End::NotStored));
+                }
+                true => Err(Reason::Unspecified),
             };
             progress = true;
             if let Some(waiting) = self.waiting.pop_front() {
@@ -373,6 +422,17 @@ impl Inbound {
             }
         }
         if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Notes which blocks are on disk by now, also behind one that waits for somebody else's: that may
+    /// wait for one of these.
+    fn poll_commits(&mut self, context: &mut Context<'_>) {
+        for waiting in &mut self.waiting {
+            let Some(commit) = &mut waiting.commit else { continue };
+            let Poll::Ready(committed) = Pin::new(commit).poll(context) else { break };
+            (waiting.commit, waiting.failed) = (None, committed.is_err());
+            waiting.copies.iter_mut().for_each(|copies| copies.settled(!waiting.failed));
+        }
     }
 
     fn acknowledge(
@@ -387,7 +447,11 @@ impl Inbound {
         let (mut stored, mut refused) = (0, 0);
         for AckDue { id, qos, says } in waiting.acks.drain(..) {
             let reason = match says {
-                Says::Again => Reason::Success,
+                Says::Again | Says::Duplicate => Reason::Success,
+                Says::Copy(number) => match &waiting.copies {
+                    Some(copies) if copies.is_stored(number) => Reason::Success,
+                    _ => Reason::Unspecified,
+                },
                 Says::Refused(reason) => reason,
                 Says::Block => match result {
                     Ok(()) => Reason::Success,

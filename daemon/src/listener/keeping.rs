@@ -11,8 +11,9 @@ use super::codec::{self, Bad, Disconnect, Kind, Reason, Version};
 use super::connect::CLOSE_TIMEOUT;
 use super::connection::{Connection, MAX_BACKLOG};
 use super::sessions::Again;
-use super::{End, will};
+use super::{End, copies, will};
 use crate::bus::{Delivery, RetainHandling, Subscription};
+use crate::supervise::Role;
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// What is to leave, behind what must be in the log first.
@@ -142,6 +143,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             // A PUBLISH that comes again is known to be stored, or not to be.
             self.inbound.settle(&mut self.session).await;
             journal.close(&mut self.session);
+        }
+        let left = self.inbound.leave();
+        if !left.is_empty() {
+            self.shared.supervisor.spawn("last events", Role::Ordinary, copies::settle(left));
         }
         let Self { hold, subscriber, mut wire, mut rights, .. } = self;
         let will = self.will.filter(|_| end.publishes_will());

@@ -13,6 +13,8 @@
 //! - When the log has no room, or the disk takes no writes, an MQTT 5 client is told (0x97, 0x80)
 //!   and QoS 0 is dropped and counted; of a 3.1.1 client nothing is taken in until there is room, and
 //!   it is not thrown out meanwhile: its PINGREQs are answered, and its end is seen.
+//! - A CloudEvent with a source and id of its own that comes a second time over MQTT 5 is acknowledged, once
+//!   the first is on disk, and not stored (`dedup`).
 //! - A client that takes nothing of what waits for it for `limits.send-timeout` is let go.
 //! - A session outlasts its connection where the client asks for it, and the daemon too
 //!   (`sessions`).
@@ -29,6 +31,7 @@ mod aliases;
 mod codec;
 mod connect;
 mod connection;
+mod copies;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod http;

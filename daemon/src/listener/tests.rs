@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod broker;
+mod copies;
 mod disk;
 mod durability;
 mod options;

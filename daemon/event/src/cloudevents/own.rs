@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::parse::check::is_rfc3339;
 use super::parse::{CloudEvent, parse_one};
 use super::{CORE, STRUCTURED};
-use crate::record::{EventRef, Property};
+use crate::record::{EventRef, Properties, Property};
 
 /// The core attributes that the publisher gave.
 #[derive(Debug, Clone)]
@@ -24,16 +24,21 @@ pub(super) struct Own<'a> {
 impl<'a> Own<'a> {
     /// `None` where the event is no CloudEvent, or claims to be one and is not valid.
     pub(super) fn of(event: &EventRef<'a>) -> Option<Self> {
-        if event.properties.is_empty() {
+        Self::said(event.properties, event.payload)
+    }
+
+    /// The same, of an event's properties and payload.
+    pub(super) fn said(properties: Properties<'a>, payload: &'a [u8]) -> Option<Self> {
+        if properties.is_empty() {
             return None;
         }
         let mut core: [Option<&'a str>; CORE.len()] = [None; CORE.len()];
-        for property in event.properties.iter() {
+        for property in properties.iter() {
             match property {
                 Property::ContentType(text)
                     if media_type(text).eq_ignore_ascii_case(STRUCTURED) =>
                 {
-                    return parse_one(event.payload).ok().map(Self::structured);
+                    return parse_one(payload).ok().map(Self::structured);
                 }
                 Property::User(name, value) => {
                     if let Some(slot) = CORE.iter().position(|core| *core == name) {
