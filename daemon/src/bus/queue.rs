@@ -238,6 +238,11 @@ impl Queue {
         state.parked = true;
     }
 
+    /// Whether the session reads the log itself.
+    pub(super) fn is_behind(&self) -> bool {
+        self.lock().behind.is_some()
+    }
+
     /// The session is back.
     pub(super) fn unpark(&self) {
         self.lock().parked = false;

@@ -85,10 +85,7 @@ impl Subscriber {
             id,
             client: Arc::clone(&client),
             queue: Arc::clone(&queue),
-            subscriptions: subscriptions
-                .iter()
-                .map(|(filter, (options, _))| (filter.clone(), *options))
-                .collect(),
+            subscriptions: subscriptions.clone(),
             live_from: next,
         };
         // A bus that has ended hands nothing out.
@@ -147,12 +144,19 @@ impl Subscriber {
             subscriptions,
             reply,
         })?;
+        let follows = self.catch_up.is_none() && !self.queue.is_behind();
         let Subscribed { retained, from } = answer.await.map_err(|_| SubscriberError::Stopped)?;
         for (filter, options) in wanted {
             if !self.subscriptions.contains_key(&filter) {
                 self.own.set(self.own.bytes() + cost(&filter));
             }
-            self.subscriptions.entry(filter).or_insert((options, from)).0 = options;
+            let held = self.subscriptions.entry(filter).or_insert((options, from));
+            // What it got with QoS 0 is no gap that the log would have to fill.
+            let raised = held.0.qos == Qos::AtMostOnce && options.qos > Qos::AtMostOnce;
+            if raised && follows {
+                held.1 = from;
+            }
+            held.0 = options;
         }
         Ok(retained)
     }
@@ -216,11 +220,20 @@ impl Subscriber {
         }
     }
 
+    /// Whether it is none of the QoS 0 events of the time without a client.
+    fn wants(&self, delivery: &Delivery) -> bool {
+        delivery.qos > Qos::AtMostOnce || delivery.lsn.is_none_or(|lsn| lsn >= self.back_since)
+    }
+
     /// Puts what comes next into `into`, which is empty. It may stay so.
     pub async fn fill(&mut self, into: &mut VecDeque<Delivery>) -> Result<(), SubscriberError> {
         if self.catch_up.is_none() {
             match self.queue.take(into) {
-                Taken::Deliveries => return Ok(()),
+                Taken::Deliveries => {
+                    // After a restart the bus begins with what may have been sent before.
+                    into.retain(|delivery| self.wants(delivery));
+                    return Ok(());
+                }
                 Taken::Behind(from) => {
                     debug!(client = &*self.client, from, "slow subscriber goes on from the log");
                     self.catch_up = Some(CatchUp::new(&self.bus, from));

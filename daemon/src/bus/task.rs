@@ -14,6 +14,7 @@ use super::event::{Delivery, Event, Options};
 use super::metrics::Metrics;
 use super::queue::Queue;
 use super::retained::Retained;
+use super::subscriber::Held;
 use super::trie::Trie;
 use super::{RetainHandling, Subscription};
 use crate::log::{Chunk, Log, Read, Reader};
@@ -41,13 +42,7 @@ pub(super) enum Command {
         reply: oneshot::Sender<Subscribed>,
     },
     /// Takes up a session that has everything before `live_from`.
-    Restore {
-        id: u64,
-        client: Arc<str>,
-        queue: Arc<Queue>,
-        subscriptions: Vec<(Filter, Options)>,
-        live_from: Lsn,
-    },
+    Restore { id: u64, client: Arc<str>, queue: Arc<Queue>, subscriptions: Held, live_from: Lsn },
     /// Asks for the retained message of a topic.
     Retained { topic: Box<str>, reply: oneshot::Sender<Option<Event>> },
     /// Ends subscriptions.
@@ -97,6 +92,8 @@ pub(super) struct Bus {
 struct Entry {
     id: u64,
     options: Options,
+    /// The first event that it sees: after a restart the bus begins with earlier ones.
+    from: Lsn,
 }
 
 /// A session that subscribed.
@@ -260,9 +257,9 @@ impl Bus {
                 };
                 let lsn = event.lsn();
                 let mut copy: Option<Event> = None;
-                self.trie.matches(event.topic, |Entry { id, options }| {
+                self.trie.matches(event.topic, |Entry { id, options, from }| {
                     let Some(member) = self.members.get_mut(id) else { return };
-                    let late = member.behind || lsn < member.live_from;
+                    let late = member.behind || lsn < member.live_from.max(*from);
                     if late || !options.wants(&event, &member.client) {
                         return;
                     }
@@ -309,7 +306,7 @@ impl Bus {
                 });
                 let mut retained = Vec::new();
                 for Subscription { filter, options, retain_handling } in subscriptions {
-                    let entry = Entry { id, options };
+                    let entry = Entry { id, options, from: self.next };
                     let old = self.trie.insert(&filter, entry, |old| old.id == id);
                     let wanted = match retain_handling {
                         RetainHandling::Always => true,
@@ -334,8 +331,8 @@ impl Bus {
             Command::Restore { id, client, queue, subscriptions, live_from } => {
                 let behind = queue.unsent().is_some();
                 let mut filters = BTreeSet::new();
-                for (filter, options) in subscriptions {
-                    self.trie.insert(&filter, Entry { id, options }, |old| old.id == id);
+                for (filter, (options, from)) in subscriptions {
+                    self.trie.insert(&filter, Entry { id, options, from }, |old| old.id == id);
                     filters.insert(filter);
                 }
                 let pending = Vec::new();

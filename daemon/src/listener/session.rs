@@ -28,11 +28,9 @@ pub(super) struct Session {
     /// How many inbound packet ids an MQTT 5 client may use at once; a 3.1.1 client was told nothing.
     receive_maximum: Option<usize>,
     /// Outbound packet ids in use.
-    outgoing: HashMap<u16, Outgoing>,
-    /// How many deliveries may be sent until one is acknowledged,
+    outgoing: HashMap<u16, Out>,
+    /// How many deliveries may be sent until one is acknowledged (MQTT 5.0 section 4.9).
     quota: usize,
-    /// and how many on a new connection (MQTT 5.0 section 4.9).
-    window: usize,
     last_id: u16,
     /// What happened since this was looked at; none for a session that ends with its connection.
     notes: Option<Box<Notes>>,
@@ -61,6 +59,14 @@ enum Incoming {
     Received,
     /// The same, since an earlier connection: it takes no part in the receive maximum of this one.
     Carried,
+}
+
+/// A delivery that is not complete.
+#[derive(Debug, Clone, Copy)]
+struct Out {
+    state: Outgoing,
+    /// Whether its PUBLISH left on this connection: only then it takes part in the window.
+    counts: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +114,6 @@ impl Session {
             receive_maximum,
             outgoing: HashMap::new(),
             quota: window,
-            window,
             last_id: 0,
             notes: None,
         }
@@ -122,7 +127,7 @@ impl Session {
                 Qos::ExactlyOnce => Outgoing::SentTwo,
                 _ => Outgoing::Sent,
             };
-            (flight.id, state)
+            (flight.id, Out { state, counts: false })
         });
         Self {
             outgoing: outgoing.collect(),
@@ -211,7 +216,7 @@ impl Session {
             if let std::collections::hash_map::Entry::Vacant(free) =
                 self.outgoing.entry(self.last_id)
             {
-                free.insert(state);
+                free.insert(Out { state, counts: true });
                 self.quota -= 1;
                 return Some(self.last_id);
             }
@@ -232,11 +237,12 @@ impl Session {
     /// A delivery of an earlier connection is to be sent again: whether that is still so, and there is
     /// room for it in the window.
     pub(super) fn resend(&mut self, id: u16) -> Resend {
-        match self.outgoing.get(&id) {
+        match self.outgoing.get_mut(&id) {
             None => Resend::Never,
-            Some(Outgoing::Released) => Resend::Release,
+            Some(out) if out.state == Outgoing::Released => Resend::Release,
             Some(_) if self.quota == 0 => Resend::Later,
-            Some(_) => {
+            Some(out) => {
+                out.counts = true;
                 self.quota -= 1;
                 Resend::Publish
             }
@@ -245,8 +251,8 @@ impl Session {
 
     /// A delivery of an earlier connection cannot be sent again, or need not.
     pub(super) fn give_up(&mut self, id: u16) {
-        if self.outgoing.remove(&id).is_some() {
-            self.note(|notes| notes.done.push(id));
+        if self.outgoing.contains_key(&id) {
+            self.done(id);
         }
     }
 
@@ -256,22 +262,26 @@ impl Session {
     }
 
     fn done(&mut self, id: u16) {
-        self.outgoing.remove(&id);
-        // Beyond the window after the PUBREL of an earlier connection.
-        self.quota = (self.quota + 1).min(self.window);
+        if self.outgoing.remove(&id).is_some_and(|out| out.counts) {
+            self.quota += 1;
+        }
         self.note(|notes| notes.done.push(id));
+    }
+
+    fn is(&self, id: u16, state: Outgoing) -> bool {
+        self.outgoing.get(&id).is_some_and(|out| out.state == state)
     }
 
     /// A PUBACK came. One for an id that is not in use changes nothing.
     pub(super) fn puback(&mut self, ack: Ack) {
-        if self.outgoing.get(&ack.id) == Some(&Outgoing::Sent) {
+        if self.is(ack.id, Outgoing::Sent) {
             self.done(ack.id);
         }
     }
 
     /// A PUBREC came. Answers what the PUBREL says, if one is due.
     pub(super) fn pubrec(&mut self, ack: Ack) -> Option<Reason> {
-        match self.outgoing.get_mut(&ack.id) {
+        match self.outgoing.get_mut(&ack.id).map(|out| &mut out.state) {
             Some(Outgoing::SentTwo | Outgoing::Released) if ack.is_refusal() => {
                 self.done(ack.id);
                 None
@@ -288,7 +298,7 @@ impl Session {
 
     /// A PUBCOMP came. One for an id that is not in use changes nothing.
     pub(super) fn pubcomp(&mut self, ack: Ack) {
-        if self.outgoing.get(&ack.id) == Some(&Outgoing::Released) {
+        if self.is(ack.id, Outgoing::Released) {
             self.done(ack.id);
         }
     }

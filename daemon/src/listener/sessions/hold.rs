@@ -13,7 +13,7 @@ use super::journal::Journal;
 use super::{Detached, Entry, Kept, Record, Resumed, SESSION, Sessions, Stored, Table, seconds};
 use crate::bus::Subscriber;
 use crate::gate::Rights;
-use crate::log::Append;
+use crate::log::{Append, Log};
 use crate::memory::Sort;
 
 /// How long the connection that had the client id before may take to end. It only has to hand over
@@ -96,6 +96,8 @@ pub(in crate::listener) struct Attached {
     pub(in crate::listener) resumed: Option<Resumed>,
     /// Whether another connection had the client id.
     pub(in crate::listener) took_over: bool,
+    /// Whether the session that was there before has ended.
+    ended: bool,
 }
 
 impl Sessions {
@@ -135,6 +137,9 @@ impl Sessions {
             }
             attached.hold.subscriber = Some(attached.subscriber);
             return Err(why);
+        }
+        if attached.hold.kept.is_none() && attached.ended {
+            self.store_end(client).await?;
         }
         Ok(attached)
     }
@@ -209,7 +214,8 @@ impl Sessions {
             will: None,
             subscriber: None,
         };
-        Ok(Some(Attached { hold, subscriber, journal, resumed, took_over: false }))
+        let ended = had && !resumes;
+        Ok(Some(Attached { hold, subscriber, journal, resumed, took_over: false, ended }))
     }
 
     /// Ends a session that its client does not want to go on with (`[MQTT-3.1.2-4]`). Its will is
@@ -250,7 +256,11 @@ impl Sessions {
             return (None, subscriber, None);
         }
         let kept = Arc::new(Kept::new(Stored::new(expiry), subscriber.backlog(), self.memory()));
-        kept.lock().record(client, &Record::Opened { expiry });
+        let mut live = kept.lock();
+        // That earlier ones have ended, perhaps of this client, must not come behind its beginning.
+        live.unlogged.append(&mut table.unlogged);
+        live.record(client, &Record::Opened { expiry });
+        drop(live);
         entry.kept = Some(Arc::clone(&kept));
         table.kept += 1;
         (Some(kept), subscriber, None)
@@ -258,13 +268,31 @@ impl Sessions {
 
     /// Waits until the log has what is known of the session.
     async fn store(&self, kept: &Kept) -> Result<(), Unattached> {
+        let append = |log: &Log| {
+            let mut live = kept.lock();
+            (live.append(log), live.unlogged.len())
+        };
+        self.commit(append).await
+    }
+
+    /// Waits until the log knows that the client's session has ended: a client that was told so must
+    /// not find it again after a power cut (`[MQTT-3.1.2-4]`).
+    async fn store_end(&self, client: &str) -> Result<(), Unattached> {
+        let mut ended = Vec::new();
+        // Once more: the first one may not be on disk yet, or still wait for the log.
+        Record::Ended.write(client, &mut ended);
+        self.commit(|log| (log.append_control(&ended), ended.len())).await
+    }
+
+    /// Waits until what `append` hands to the log is on disk; it answers with its bytes, too.
+    async fn commit(
+        &self,
+        mut append: impl FnMut(&Log) -> (Append, usize),
+    ) -> Result<(), Unattached> {
         let log = &self.0.log;
         let stored = async {
             loop {
-                let (append, bytes) = {
-                    let mut live = kept.lock();
-                    (live.append(log), live.unlogged.len())
-                };
+                let (append, bytes) = append(log);
                 match append {
                     Append::Accepted(commit) => {
                         return commit.await.map(drop).map_err(|_| Unattached::NotStored);

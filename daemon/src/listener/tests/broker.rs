@@ -1,7 +1,7 @@
 //! A listener on a real log in a temporary directory, and a client that says exactly what it is told.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::gate::{Gate, Peer};
 use crate::listener::transport::Footprint;
 use crate::listener::{Listener, Metrics, Parts, Sessions, Shared, Transport, connect};
-use crate::log::{Log, Options};
+use crate::log::{Log, Options, Storage};
 use crate::memory::Memory;
 use crate::state::State;
 use crate::supervise::{Role, Supervisor};
@@ -33,8 +33,9 @@ pub(super) struct Broker {
     pub(super) log: Arc<Log>,
     pub(super) metrics: Metrics,
     pub(super) bus_metrics: bus::Metrics,
+    pub(super) state: State,
     shared: Shared,
-    dir: TempDir,
+    dir: Arc<TempDir>,
 }
 
 impl Broker {
@@ -44,12 +45,17 @@ impl Broker {
 
     /// `max_size` is the log's, in bytes.
     pub(super) async fn with(limits: Limits, max_size: u64) -> Self {
-        Self::on(tempfile::tempdir().unwrap(), limits, max_size)
+        Self::on(Arc::new(tempfile::tempdir().unwrap()), limits, max_size)
     }
 
-    fn on(dir: TempDir, limits: Limits, max_size: u64) -> Self {
+    fn on(dir: Arc<TempDir>, limits: Limits, max_size: u64) -> Self {
         let disk = Disk::default();
-        let log = open(&disk, dir.path(), max_size);
+        let log = open(Arc::new(disk.clone()), dir.path().join("log"), max_size);
+        Self { disk: Hung(disk), ..Self::over(log, dir, limits) }
+    }
+
+    /// With this log; its state is in `dir`.
+    pub(super) fn over(log: Arc<Log>, dir: Arc<TempDir>, limits: Limits) -> Self {
         let (state, _) = State::open(&dir.path().join("state")).unwrap();
         state.bind(log.id(0).epoch).unwrap();
         let supervisor = Supervisor::new();
@@ -77,12 +83,12 @@ impl Broker {
             Listener::bind("127.0.0.1:0".parse().unwrap(), true, Transport::default()).unwrap();
         let address = listener.local_addr().unwrap();
         listener.serve(shared.clone());
-        let disk = Hung(disk);
-        Self { address, log, metrics, bus_metrics, disk, shared, dir }
+        let disk = Hung(Disk::default());
+        Self { address, log, metrics, bus_metrics, disk, state, shared, dir }
     }
 
     /// Drains, as SIGTERM makes the daemon do.
-    pub(super) async fn stop(self) -> TempDir {
+    pub(super) async fn stop(self) -> Arc<TempDir> {
         let supervisor = &self.shared.supervisor;
         supervisor.begin_drain();
         timeout(LIMIT, supervisor.ended()).await.expect("the drain takes too long");
@@ -142,9 +148,9 @@ pub(super) async fn until(mut holds: impl FnMut() -> bool) {
     timeout(LIMIT, wait).await.expect("what is waited for does not come");
 }
 
-fn open(disk: &Disk, dir: &Path, max_size: u64) -> Arc<Log> {
+pub(super) fn open(storage: Arc<dyn Storage>, dir: PathBuf, max_size: u64) -> Arc<Log> {
     let options = Options {
-        dir: dir.join("log"),
+        dir,
         lane: Lane(0),
         max_size,
         segment_size: max_size / 8,
@@ -152,7 +158,7 @@ fn open(disk: &Disk, dir: &Path, max_size: u64) -> Arc<Log> {
         max_bytes: 256 << 10,
         ..Options::default()
     };
-    Log::open(Arc::new(disk.clone()), options).unwrap().0
+    Log::open(storage, options).unwrap().0
 }
 
 pub(super) struct Client {
@@ -206,7 +212,7 @@ impl Client {
     }
 }
 
-fn packet_length(bytes: &[u8]) -> Option<usize> {
+pub(super) fn packet_length(bytes: &[u8]) -> Option<usize> {
     let mut length = 0;
     for (at, byte) in bytes.iter().skip(1).take(4).enumerate() {
         length |= usize::from(byte & 0x7f) << (7 * at);
