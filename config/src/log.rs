@@ -26,6 +26,10 @@ pub struct Log {
     pub max_ledger: ByteSize,
     /// How what goes to disk is compressed. Default `"none"`.
     pub compression: LogCompression,
+    /// Bytes a day that may be written to flash, in whole pages of 4 KiB; beyond that pace commits wait for
+    /// more events, up to `commit.max-stretch`, and beyond the sum there is a warning. 1 MiB to 64 TiB; if not
+    /// given, there is no budget.
+    pub daily_write_budget: Option<ByteSize>,
     /// `[log.commit]`
     pub commit: Commit,
 }
@@ -63,6 +67,9 @@ pub struct Commit {
     /// How long a commit waits for more events. 0 s to 1 min; default 0 s: as soon as the disk is
     /// free.
     pub max_delay: Span,
+    /// How long a commit waits for more events at most, where `daily-write-budget` asks for it. 0 s to 1 min;
+    /// default 1 s.
+    pub max_stretch: Span,
     /// Bytes that end that wait, and that one commit holds at most. 4 KiB to a quarter of a segment; default
     /// 1 MiB.
     pub max_bytes: ByteSize,
@@ -79,6 +86,7 @@ impl Default for Log {
             max_quarantine: ByteSize::mib(64),
             max_ledger: ByteSize::kib(256),
             compression: LogCompression::None,
+            daily_write_budget: None,
             commit: Commit::default(),
         }
     }
@@ -86,7 +94,11 @@ impl Default for Log {
 
 impl Default for Commit {
     fn default() -> Self {
-        Self { max_delay: Span::seconds(0), max_bytes: ByteSize::mib(1) }
+        Self {
+            max_delay: Span::seconds(0),
+            max_stretch: Span::seconds(1),
+            max_bytes: ByteSize::mib(1),
+        }
     }
 }
 
@@ -122,6 +134,8 @@ impl Log {
                 ByteSize::kib(4)..=ByteSize::mib(16),
             ),
             compression: section.or("compression", default.compression),
+            daily_write_budget: section
+                .get_bounded("daily-write-budget", ByteSize::mib(1)..=ByteSize::gib(64 << 10)),
             commit: section.table("commit", Commit::read),
         }
     }
@@ -134,6 +148,11 @@ impl Commit {
             max_delay: section.bounded(
                 "max-delay",
                 default.max_delay,
+                Span::seconds(0)..=Span::seconds(60),
+            ),
+            max_stretch: section.bounded(
+                "max-stretch",
+                default.max_stretch,
                 Span::seconds(0)..=Span::seconds(60),
             ),
             max_bytes: section.bounded(

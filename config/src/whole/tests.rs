@@ -7,7 +7,8 @@ use crate::sink::Http;
 const SHIPPED: &str = include_str!("../../tidegate.toml");
 
 /// The keys without a default: the file shows an example.
-const EXAMPLES: [&str; 18] = [
+const EXAMPLES: [&str; 19] = [
+    "daily-write-budget",
     "max-session-backlog",
     "device-level",
     "tls.client-crl-file",

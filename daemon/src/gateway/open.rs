@@ -25,6 +25,8 @@ pub(crate) fn log_options(config: &Config) -> log::Options {
             LogCompression::Lz4 => Compression::Lz4,
             LogCompression::Deflate => Compression::Deflate,
         },
+        daily_write_budget: config.log.daily_write_budget.map(|budget| budget.0),
+        max_stretch: config.log.commit.max_stretch.0,
         max_delay: config.log.commit.max_delay.0,
         max_bytes: config.log.commit.max_bytes.as_usize(),
     }

@@ -36,6 +36,7 @@ impl Collector for Metrics {
         )?;
         events.encode(descriptor)?;
         let (quarantined, dropped) = self.log.quarantine();
+        let written = self.log.written();
         for (name, help, value) in [
             (
                 "tidegate_log_control_losses",
@@ -47,11 +48,45 @@ impl Collector for Metrics {
                 "Files in quarantine that made room for others, since the start",
                 dropped,
             ),
+            (
+                "tidegate_log_payload_bytes",
+                "Bytes of payload that were handed over, since the start",
+                written.payload,
+            ),
+            (
+                "tidegate_log_written_bytes",
+                "Bytes of frames and segment headers that were written, since the start",
+                written.bytes,
+            ),
+            (
+                "tidegate_log_flash_bytes",
+                "Bytes of the pages of 4 KiB that they lie in, each as often as it was written, since the start",
+                written.on_flash,
+            ),
+            ("tidegate_log_syncs", "Calls of fdatasync, since the start", written.syncs),
         ] {
             let counter = ConstCounter::new(value);
             let descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
             counter.encode(descriptor)?;
         }
+        let amplification = written.on_flash as f64 / written.payload.max(1) as f64;
+        for (name, help, value) in [
+            (
+                "tidegate_log_write_amplification",
+                "Bytes on flash for each byte of payload, since the start",
+                amplification,
+            ),
+            (
+                "tidegate_log_stretch_seconds",
+                "How long commits wait for the daily write budget's sake",
+                written.stretch.as_secs_f64(),
+            ),
+        ] {
+            let gauge = ConstGauge::new(value);
+            let descriptor = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(descriptor)?;
+        }
+        let (day, budget) = written.day.unwrap_or_default();
         let losses = self.log.loss_count();
         for (name, help, value) in [
             ("tidegate_log_bytes", "Bytes on disk", usage.bytes),
@@ -68,6 +103,21 @@ impl Collector for Metrics {
                 "tidegate_log_ledger_damaged",
                 "Entries of the loss ledger that could not be read when the log was opened",
                 losses.damaged,
+            ),
+            (
+                "tidegate_log_projected_year_bytes",
+                "Bytes on flash in a year, if it goes on as since the start; 0 in the first minute",
+                written.a_year.unwrap_or_default(),
+            ),
+            (
+                "tidegate_log_day_bytes",
+                "Bytes on flash in the last 24 hours; 0 without a budget",
+                day,
+            ),
+            (
+                "tidegate_log_daily_write_budget_bytes",
+                "Bytes on flash a day beyond which commits wait for more events; 0 without a budget",
+                budget,
             ),
             ("tidegate_log_quarantine_bytes", "Bytes on disk that were set aside", quarantined),
         ] {

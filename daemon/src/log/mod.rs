@@ -52,7 +52,8 @@
 //! most `max_bytes` (a larger block has a frame of its own), compresses it where that is wanted and saves
 //! something, writes it with one write and one fdatasync,
 //! publishes it to the readers, and answers its appenders. Meanwhile the next frame fills: the slower
-//! the disk, the larger the groups. `max_delay` makes a frame wait for more. Each frame is synced before
+//! the disk, the larger the groups. `max_delay` makes a frame wait for more; so does a daily budget of what
+//! is written, up to `max_stretch`, while it is being used up too fast (`wear.rs`). Each frame is synced before
 //! the next is written, so a crash can tear the last frame only, and a bad frame with good ones
 //! behind it is damage.
 //!
@@ -169,6 +170,8 @@ mod shared;
 mod options;
 // what is shown: the figures,
 mod metrics;
+// how it wears the flash,
+mod wear;
 // and why it takes no events.
 mod refusing;
 // The disk.
@@ -204,6 +207,7 @@ pub use storage::overlay::Change;
 pub use storage::{FileSystem, Storage};
 pub use usage::Usage;
 pub use view::{Damage, FrameInfo, SegmentInfo, View, Walked, Watch};
+pub use wear::Written;
 
 use crate::progress::Progress;
 use queue::{Need, Refusal};
@@ -236,8 +240,12 @@ impl Log {
         if block.has_packet_id() {
             flags |= frame::HAS_CONTROL;
         }
-        let count = block.count();
-        self.submit(block.finish(), count, flags)
+        let (count, payload) = (block.count(), block.payload_bytes());
+        let append = self.submit(block.finish(), count, flags);
+        if matches!(append, Append::Accepted(_)) {
+            self.shared.wear.took(payload);
+        }
+        append
     }
 
     /// Hands whole control blocks to the writer ([`tidegate_event::record::write_control`]), which

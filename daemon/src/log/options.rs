@@ -29,6 +29,10 @@ pub struct Options {
     pub compression: Compression,
     /// How long a commit waits for more events.
     pub max_delay: Duration,
+    /// Bytes that may be written to flash in a day, in whole pages, before commits wait for more events,
+    pub daily_write_budget: Option<u64>,
+    /// and how long they wait at most.
+    pub max_stretch: Duration,
     /// Bytes of `quarantine/` beyond which the oldest files there are removed.
     pub max_quarantine: u64,
     /// Bytes of the loss ledger beyond which its older entries are merged; at most 16 MiB.
@@ -48,6 +52,8 @@ impl Default for Options {
             segment_size: 8 << 20,
             compression: Compression::None,
             max_delay: Duration::ZERO,
+            daily_write_budget: None,
+            max_stretch: Duration::from_secs(1),
             max_quarantine: 64 << 20,
             max_ledger: 256 << 10,
             max_bytes: 1 << 20,

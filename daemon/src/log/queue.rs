@@ -138,6 +138,8 @@ struct State {
     /// What the appender needed that was refused last for want of room on disk; 0 once as much was
     /// taken, or room was made.
     wanted: u64,
+    /// How long frames wait at least, for the flash's sake.
+    stretch: Duration,
     /// When to probe; `None` while the disk takes writes.
     retry: Option<Instant>,
     roll: bool,
@@ -160,12 +162,17 @@ impl State {
         let Some(front) = self.frames.front() else {
             return if self.closing { Ok(Work::Stop) } else { Err(None) };
         };
-        let due = front.since + bounds.max_delay;
+        let due = front.since + self.delay(bounds);
         let full = self.frames.len() > 1 || front.bytes.len() >= bounds.max_bytes;
         if now < due && !full && !self.closing {
             return Err(Some(due));
         }
         self.frames.pop_front().map(Work::Commit).ok_or(None)
+    }
+
+    /// How long a frame waits for more.
+    fn delay(&self, bounds: &Bounds) -> Duration {
+        bounds.max_delay.max(self.stretch)
     }
 
     /// Whether a block fits, beside `on_disk`.
@@ -191,6 +198,7 @@ impl Queue {
             spare: Vec::new(),
             bytes: 0,
             wanted: 0,
+            stretch: Duration::ZERO,
             retry: None,
             roll: false,
             closing: false,
@@ -246,7 +254,7 @@ impl Queue {
             batch.waiting.push((count, answer));
         }
         // The writer sleeps only when there is no frame, or for a delay that a full frame ends.
-        if idle || !joins || !self.bounds.max_delay.is_zero() {
+        if idle || !joins || !state.delay(&self.bounds).is_zero() {
             self.wake.notify_one();
         }
         Ok(commit)
@@ -283,7 +291,7 @@ impl Queue {
     pub(super) fn progress(&self) -> Progress {
         let state = self.lock();
         let now = Instant::now();
-        let is_due = |frame: &Batch| now >= frame.since + self.bounds.max_delay;
+        let is_due = |frame: &Batch| now >= frame.since + state.delay(&self.bounds);
         let waits = state.retry.is_none() && state.frames.front().is_some_and(is_due);
         Progress { steps: state.steps, has_work: state.working || waits }
     }
@@ -315,6 +323,11 @@ impl Queue {
     pub(super) fn available(&self) {
         self.lock().retry = None;
         self.room.notify_waiters();
+    }
+
+    /// From now on frames wait at least so long for more.
+    pub(super) fn stretch(&self, delay: Duration) {
+        self.lock().stretch = delay;
     }
 
     /// The writer has begun a new segment, so that the one before it could go.

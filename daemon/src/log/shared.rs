@@ -15,6 +15,7 @@ use super::recovery::Recovered;
 use super::scan::Skipped;
 use super::segment::{self, Segment, Table};
 use super::storage::Storage;
+use super::wear::Wear;
 use super::{Compression, Options};
 
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     /// Of new frames.
     pub(super) compression: Compression,
+    pub(super) wear: Wear,
     pub(super) table: RwLock<Table>,
     /// In segment files.
     pub(super) bytes: AtomicU64,
@@ -63,6 +65,7 @@ impl Shared {
             lane: options.lane,
             queue: Queue::new(options.bounds()),
             compression: options.compression,
+            wear: Wear::new(options.daily_write_budget, options.max_stretch),
             dir: options.dir,
             bytes: AtomicU64::new(table.bytes()),
             table: RwLock::new(table),

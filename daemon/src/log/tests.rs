@@ -4,6 +4,7 @@ mod compressed;
 mod damage;
 mod model;
 mod regress;
+mod wear;
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};

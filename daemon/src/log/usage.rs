@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use tidegate_event::Lsn;
 
 use super::shared::Shared;
-use super::{Log, Loss, Losses};
+use super::{Log, Loss, Losses, Written};
 
 /// What a log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,6 +53,11 @@ impl Log {
     /// Damaged places that cost control records and no event, met since the log was opened.
     pub fn control_lost(&self) -> u64 {
         self.shared.control_lost.load(Ordering::Relaxed)
+    }
+
+    /// What it has written since it was opened.
+    pub fn written(&self) -> Written {
+        self.shared.wear.written()
     }
 
     /// The loss ledger's entries, oldest first.

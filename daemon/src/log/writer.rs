@@ -164,7 +164,17 @@ impl Writer {
     fn publish(&mut self, batch: &mut Batch, bytes: u64) {
         let Some(active) = &self.active else { return };
         let shared = &self.shared;
-        active.segment.advance(batch.count, active.segment.len() + bytes);
+        let offset = active.segment.len();
+        active.segment.advance(batch.count, offset + bytes);
+        if let Some(pace) = shared.wear.wrote(offset, bytes) {
+            shared.queue.stretch(pace.stretch);
+            if let Some(budget) = pace.exceeds {
+                warn!(
+                    dir = %shared.dir.display(), budget,
+                    "log.daily-write-budget is exceeded: more was written in 24 hours"
+                );
+            }
+        }
         shared.bytes.fetch_add(bytes, Ordering::AcqRel);
         // Control records alone are no news to those who wait for events.
         if batch.count > 0 {
@@ -217,6 +227,7 @@ impl Writer {
             Ok(file) => {
                 let segment = Arc::new(Segment::begin(header, path));
                 self.shared.bytes.fetch_add(segment.len(), Ordering::AcqRel);
+                self.shared.wear.wrote(0, segment.len() + room as u64);
                 self.shared.table_mut().0.push(Arc::clone(&segment));
                 self.active = Some(Active { segment, file });
                 self.shared.remove_released();

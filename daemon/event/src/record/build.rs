@@ -11,6 +11,7 @@ pub struct BlockBuilder {
     count: u32,
     has_retained: bool,
     has_packet_id: bool,
+    payload_bytes: u64,
     /// Where the topic of the record before lies in `bytes`.
     last_topic: std::ops::Range<usize>,
 }
@@ -27,6 +28,7 @@ impl BlockBuilder {
             count: 0,
             has_retained: false,
             has_packet_id: false,
+            payload_bytes: 0,
             last_topic: 0..0,
         };
         builder.restart(origin, received);
@@ -38,6 +40,7 @@ impl BlockBuilder {
         self.bytes.clear();
         self.count = 0;
         (self.has_retained, self.has_packet_id) = (false, false);
+        self.payload_bytes = 0;
         self.last_topic = 0..0;
         self.bytes.push(KIND_EVENTS);
         self.bytes.extend_from_slice(&[0; 8]);
@@ -81,6 +84,7 @@ impl BlockBuilder {
             write_bytes(event.properties.as_bytes(), &mut self.bytes);
         }
         write_bytes(event.payload, &mut self.bytes);
+        self.payload_bytes += event.payload.len() as u64;
         self.count += 1;
     }
 
@@ -102,6 +106,11 @@ impl BlockBuilder {
     /// Bytes so far, headers included.
     pub fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Bytes of its events' payloads.
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
     }
 
     /// Bytes that its buffer takes.
