@@ -6,6 +6,7 @@ use tidegate_event::EventId;
 use tracing::info;
 
 use super::quarantine::Quarantine;
+use super::queue::Bounds;
 use super::recovery::{OpenError, Place, Recovered, Recovery};
 use super::shared::Shared;
 use super::storage::{File, Storage};
@@ -17,6 +18,7 @@ use super::{LEDGER, LOCK, Ledger, Log, Options};
 pub struct Claim {
     storage: Arc<dyn Storage>,
     options: Options,
+    pub(super) bounds: Bounds,
     lock: Arc<dyn File>,
 }
 
@@ -27,7 +29,7 @@ impl Claim {
         storage.create_dir_all(dir).map_err(OpenError::io("create", dir))?;
         let lock = dir.join(LOCK);
         match storage.lock(&lock).map_err(OpenError::io("lock", &lock))? {
-            Some(lock) => Ok(Self { storage, options, lock }),
+            Some(lock) => Ok(Self { storage, bounds: options.bounds(), options, lock }),
             None => Err(OpenError::Locked { path: lock }),
         }
     }
@@ -49,7 +51,7 @@ impl Claim {
         self,
         known: Option<EventId>,
     ) -> Result<(Log, Writer, Recovery), OpenError> {
-        let Self { storage, options, lock } = self;
+        let Self { storage, options, bounds, lock } = self;
         let dir = &options.dir;
         let quarantine = Quarantine::new(Arc::clone(&storage), dir, options.max_quarantine);
         quarantine.look();
@@ -62,7 +64,7 @@ impl Claim {
             quarantine: &quarantine,
         };
         let mut recovered = place.recover(known)?;
-        let shared = Shared::new(storage, options, &mut recovered, ledger, quarantine);
+        let shared = Shared::new(storage, options, bounds, &mut recovered, ledger, quarantine);
         let Recovered { next, sequence, active, report, .. } = recovered;
         info!(
             dir = %shared.dir.display(), segments = shared.table().0.len(), bytes = shared.bytes(),

@@ -82,7 +82,7 @@ impl Ledger {
         damaged: impl FnOnce(&[u8]),
     ) -> io::Result<Self> {
         let bytes = match storage.open(&path) {
-            Ok(file) => read(&*file)?,
+            Ok(file) => read(&*file).or_else(|_| read(&*file))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };

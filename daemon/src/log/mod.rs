@@ -98,8 +98,8 @@
 //!
 //! - *A record has its effect in memory before it is appended*: what is saved to disk afterwards covers
 //!   every record that is durable.
-//! - *It claims one LSN less than it covers.* The records around its last event may be newer than what
-//!   it saved, so it applies them again, from [`Log::restore`] with that event's LSN on. The last record
+//! - *It releases one LSN less than it covers.* The records behind its last event may be newer than what
+//!   it saved, so it applies them again, from [`Log::restore`] with the next LSN on. The last record
 //!   for a key wins: applied twice they change nothing.
 //!
 //! Where control records come and no events, the LSN stands still and nothing could be released. So

@@ -200,8 +200,9 @@ impl Place<'_> {
     fn front(&self, path: &Path) -> io::Result<(Vec<u8>, u64)> {
         let file = self.storage.open(path)?;
         let mut front = vec![0; segment::HEADER_LEN];
-        // A header that the disk cannot read is a damaged one.
-        let read = file.read_at(&mut front, 0).unwrap_or(0);
+        // A header that the disk cannot read, also not the second time, is a damaged one.
+        let read = file.read_at(&mut front, 0).or_else(|_| file.read_at(&mut front, 0));
+        let read = read.unwrap_or(0);
         front.truncate(read);
         Ok((front, file.len()?))
     }

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::ledger::{Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
-use super::queue::Queue;
+use super::queue::{Bounds, Queue};
 use super::recovery::Recovered;
 use super::scan::Skipped;
 use super::segment::{self, Segment, Table};
@@ -53,6 +53,7 @@ impl Shared {
     pub(super) fn new(
         storage: Arc<dyn Storage>,
         options: Options,
+        bounds: Bounds,
         recovered: &mut Recovered,
         ledger: Ledger,
         quarantine: Quarantine,
@@ -63,7 +64,7 @@ impl Shared {
             storage,
             epoch: recovered.epoch,
             lane: options.lane,
-            queue: Queue::new(options.bounds()),
+            queue: Queue::new(bounds),
             compression: options.compression,
             wear: Wear::new(options.daily_write_budget, options.max_stretch),
             dir: options.dir,

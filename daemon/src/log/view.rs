@@ -84,7 +84,8 @@ impl View {
         let mut recovered = place.recover(None)?;
         // Not through what was put in order: the end of the newest segment moves on.
         let disk: Arc<dyn Storage> = Arc::new(Overlay::default());
-        let shared = Shared::new(disk, options, &mut recovered, ledger, quarantine);
+        let bounds = options.bounds();
+        let shared = Shared::new(disk, options, bounds, &mut recovered, ledger, quarantine);
         let Recovered { report, .. } = recovered;
         Ok(Self { shared: Arc::new(shared), report, changes: overlay.changes(), tail: None })
     }

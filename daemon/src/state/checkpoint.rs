@@ -13,16 +13,17 @@
 //! the newest one whose length and checksum are right. Where the disk is full the older one makes room
 //! for the new one.
 
-use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing::warn;
 
 use super::StateError;
-use crate::log::{FileSystem, Storage};
+use crate::log::Storage;
+use crate::log::storage::File;
 
 const MAGIC: &[u8; 8] = b"tidegckp";
 const VERSION: u32 = 1;
@@ -31,6 +32,8 @@ const TRAILER: u64 = 12;
 const PREFIX: &str = "checkpoint-";
 /// The name while it is written.
 const UNFINISHED: &str = "checkpoint.tmp";
+/// Bytes that are read or written at once.
+const BUFFER: usize = 64 * 1024;
 /// How many are kept.
 const KEEP: usize = 2;
 
@@ -52,14 +55,15 @@ pub(super) struct Bytes<'a>(pub(super) std::borrow::Cow<'a, [u8]>);
 /// Writes a checkpoint with the items that `fill` puts into it, and answers its path and size. An
 /// error of `fill` ends the attempt; nothing is left behind.
 pub(super) fn write(
+    storage: &dyn Storage,
     dir: &Path,
     mut fill: impl FnMut(&mut Writer) -> Result<(), StateError>,
 ) -> Result<(PathBuf, u64), StateError> {
-    let mut kept = list(dir)?;
+    let mut kept = list(storage, dir)?;
     let number = kept.last().map_or(1, |(number, _)| number + 1);
     let unfinished = dir.join(UNFINISHED);
     let mut attempt = || -> Result<u64, StateError> {
-        let mut writer = Writer::create(&unfinished)?;
+        let mut writer = Writer::create(storage, &unfinished)?;
         fill(&mut writer)?;
         Ok(writer.finish()?)
     };
@@ -67,25 +71,27 @@ pub(super) fn write(
     if outcome.as_ref().is_err_and(StateError::is_disk_full) && kept.len() >= KEEP {
         // The newest of the old ones stays.
         let (_, oldest) = kept.remove(0);
-        std::fs::remove_file(oldest)?;
+        storage.unlink(&oldest)?;
         outcome = attempt();
     }
-    let size = outcome.inspect_err(|_| drop(std::fs::remove_file(&unfinished)))?;
+    let size = outcome.inspect_err(|_| drop(storage.unlink(&unfinished)))?;
     let path = dir.join(format!("{PREFIX}{number:010}"));
-    std::fs::rename(&unfinished, &path)?;
-    FileSystem.sync_dir(dir)?;
+    storage.rename(&unfinished, &path)?;
+    storage.sync_dir(dir)?;
     let superfluous = (kept.len() + 1).saturating_sub(KEEP);
     for (_, old) in &kept[..superfluous] {
         // Tried again next time.
-        let _ = std::fs::remove_file(old);
+        let _ = storage.unlink(old);
     }
     Ok((path, size))
 }
 
 /// Opens the newest checkpoint that verifies, if there is one.
-pub(super) fn newest(dir: &Path) -> io::Result<Option<Items>> {
-    for (_, path) in list(dir)?.into_iter().rev() {
-        match verify(&path) {
+pub(super) fn newest(storage: &dyn Storage, dir: &Path) -> io::Result<Option<Items>> {
+    for (_, path) in list(storage, dir)?.into_iter().rev() {
+        let attempt = || storage.open(&path).and_then(verify);
+        // A disk may fail to read once; the older one is there for more than that.
+        match attempt().or_else(|_| attempt()) {
             Ok(items) => return Ok(Some(items)),
             Err(why) => warn!(file = %path.display(), %why, "the checkpoint is damaged"),
         }
@@ -94,39 +100,37 @@ pub(super) fn newest(dir: &Path) -> io::Result<Option<Items>> {
 }
 
 /// Removes all checkpoints: they belong to another log.
-pub(super) fn remove_all(dir: &Path) -> io::Result<()> {
-    for (_, path) in list(dir)? {
-        std::fs::remove_file(path)?;
+pub(super) fn remove_all(storage: &dyn Storage, dir: &Path) -> io::Result<()> {
+    for (_, path) in list(storage, dir)? {
+        storage.unlink(&path)?;
     }
-    FileSystem.sync_dir(dir)
+    storage.sync_dir(dir)
 }
 
 /// The checkpoints by number.
-fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+fn list(storage: &dyn Storage, dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let number =
-            entry.file_name().to_str().and_then(|n| n.strip_prefix(PREFIX)?.parse::<u64>().ok());
-        found.extend(number.map(|number| (number, entry.path())));
+    for name in storage.list(dir)? {
+        let number = name.strip_prefix(PREFIX).and_then(|number| number.parse::<u64>().ok());
+        found.extend(number.map(|number| (number, dir.join(&name))));
     }
     found.sort_unstable();
     Ok(found)
 }
 
-fn verify(path: &Path) -> io::Result<Items> {
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
+fn verify(file: Arc<dyn File>) -> io::Result<Items> {
+    let size = file.len()?;
     let body = size.checked_sub(HEADER + TRAILER).ok_or_else(|| invalid("it is cut short"))?;
+    let mut reader = From { file, offset: 0 };
     let mut crc = 0;
     let mut rest = size - 4;
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = vec![0; BUFFER];
     let mut head = Vec::new();
     let mut tail = Vec::new();
     while rest > 0 {
         let want = buffer.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
         let chunk = &mut buffer[..want];
-        file.read_exact(chunk)?;
+        reader.read_exact(chunk)?;
         crc = crc32c::crc32c_append(crc, chunk);
         rest -= want as u64;
         if head.is_empty() {
@@ -136,16 +140,30 @@ fn verify(path: &Path) -> io::Result<Items> {
         tail.drain(..tail.len().saturating_sub(8));
     }
     let mut stored = [0; 4];
-    file.read_exact(&mut stored)?;
+    reader.read_exact(&mut stored)?;
     if crc != u32::from_le_bytes(stored) || tail != body.to_le_bytes() {
         return Err(invalid("its checksum or length is wrong"));
     }
     if head[..8] != MAGIC[..] || head[8..] != VERSION.to_le_bytes() {
         return Err(invalid("it is of another version"));
     }
-    let mut reader = BufReader::with_capacity(64 * 1024, File::open(path)?);
-    reader.read_exact(&mut [0; HEADER as usize])?;
+    reader.offset = HEADER;
+    let reader = BufReader::with_capacity(BUFFER, reader);
     Ok(Items(serde_cbor::Deserializer::from_reader(reader.take(body)).into_iter()))
+}
+
+/// A file from a place on.
+struct From {
+    file: Arc<dyn File>,
+    offset: u64,
+}
+
+impl Read for From {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
 }
 
 fn invalid(why: &'static str) -> io::Error {
@@ -156,7 +174,7 @@ fn invalid(why: &'static str) -> io::Error {
 pub(super) struct Items(
     serde_cbor::StreamDeserializer<
         'static,
-        serde_cbor::de::IoRead<io::Take<BufReader<File>>>,
+        serde_cbor::de::IoRead<io::Take<BufReader<From>>>,
         Item<'static>,
     >,
 );
@@ -171,16 +189,23 @@ impl Iterator for Items {
 
 /// Writes the body item by item, in memory that does not grow with it.
 pub(super) struct Writer {
-    file: BufWriter<File>,
+    file: Arc<dyn File>,
+    buffer: Vec<u8>,
+    written: u64,
     item: Vec<u8>,
     crc: u32,
     body: u64,
 }
 
 impl Writer {
-    fn create(path: &Path) -> io::Result<Self> {
-        let file = BufWriter::with_capacity(64 * 1024, File::create(path)?);
-        let mut writer = Self { file, item: Vec::new(), crc: 0, body: 0 };
+    fn create(storage: &dyn Storage, path: &Path) -> io::Result<Self> {
+        // From an attempt that ended in a crash.
+        match storage.unlink(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let (file, buffer) = (storage.create(path)?, Vec::with_capacity(BUFFER));
+        let mut writer = Self { file, buffer, written: 0, item: Vec::new(), crc: 0, body: 0 };
         writer.put(MAGIC)?;
         writer.put(&VERSION.to_le_bytes())?;
         Ok(writer)
@@ -199,15 +224,35 @@ impl Writer {
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.crc = crc32c::crc32c_append(self.crc, bytes);
-        self.file.write_all(bytes)
+        self.write(bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.buffer.len() + bytes.len() > BUFFER {
+            self.flush()?;
+        }
+        if bytes.len() > BUFFER {
+            self.file.write_at(bytes, self.written)?;
+            self.written += bytes.len() as u64;
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_at(&self.buffer, self.written)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
     }
 
     fn finish(mut self) -> io::Result<u64> {
         self.put(&self.body.to_le_bytes())?;
         let crc = self.crc;
-        self.file.write_all(&crc.to_le_bytes())?;
-        self.file.flush()?;
-        self.file.get_ref().sync_all()?;
+        self.write(&crc.to_le_bytes())?;
+        self.flush()?;
+        self.file.sync_data()?;
         Ok(HEADER + self.body + TRAILER)
     }
 }

@@ -24,6 +24,8 @@ mod checkpoint;
 mod cursors;
 mod guard;
 pub mod retention;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -60,6 +62,7 @@ pub struct State {
 
 #[derive(Debug)]
 struct Inner {
+    storage: Arc<dyn Storage>,
     dir: PathBuf,
     store: Store,
     models: Mutex<BTreeMap<String, Tree>>,
@@ -167,24 +170,35 @@ impl State {
     pub fn open(dir: &Path) -> Result<(Self, Opened), StateError> {
         let directory = |error| StateError::Directory { dir: dir.to_owned(), error };
         FileSystem.create_dir_all(dir).map_err(directory)?;
-        let (mut store, found) = guard::open(dir)?;
-        let mut opened = match found {
+        let (store, found) = guard::open(dir)?;
+        let opened = match found {
             guard::Found::Fine => Opened::Fine,
             guard::Found::New => Opened::Rebuilt,
             guard::Found::Memory => Opened::InMemory,
         };
-        let prepared = restore(dir, &store).and_then(|()| Cursors::open(&store));
+        Self::prepare(Arc::new(FileSystem), dir, store, opened)
+    }
+
+    /// Brings the database up to the checkpoint, if it stands behind.
+    fn prepare(
+        storage: Arc<dyn Storage>,
+        dir: &Path,
+        mut store: Store,
+        mut opened: Opened,
+    ) -> Result<(Self, Opened), StateError> {
+        let prepared = restore(&*storage, dir, &store).and_then(|()| Cursors::open(&store));
         let cursors = match prepared {
             Ok(cursors) => cursors,
             Err(why) => {
                 error!(%why, "the state stays in memory until the next start");
                 store = Store::in_memory();
                 opened = Opened::InMemory;
-                restore(dir, &store)?;
+                restore(&*storage, dir, &store)?;
                 Cursors::open(&store)?
             }
         };
         let inner = Inner {
+            storage,
             dir: dir.to_owned(),
             store,
             models: Mutex::default(),
@@ -217,7 +231,7 @@ impl State {
             warn!(%epoch, "the state is of another log");
         }
         // They would bring the old LSNs back at the next start.
-        checkpoint::remove_all(&self.inner.dir)?;
+        checkpoint::remove_all(&*self.inner.storage, &self.inner.dir)?;
         for table in self.models()? {
             table.apply(vec![], 0)?;
         }
@@ -285,7 +299,7 @@ impl State {
         let models = lock(&self.inner.models).clone();
         let names = self.inner.store.names()?;
         let mut covered = Covered::ALL;
-        let (path, bytes) = checkpoint::write(&self.inner.dir, |writer| {
+        let (path, bytes) = checkpoint::write(&*self.inner.storage, &self.inner.dir, |writer| {
             covered = Covered::ALL;
             for name in &names {
                 let table = self.inner.store.table(name)?;
@@ -297,8 +311,7 @@ impl State {
                 let _unmoved = (name == CURSORS).then(|| self.inner.cursors.hold());
                 let version = table.version()?.unwrap_or_default();
                 if let Some(tree) = models.get(name) {
-                    let control = tree.model.control.load(Ordering::Acquire);
-                    covered = covered.and(Covered { lsn: version, control });
+                    covered = covered.and(tree.covered());
                 }
                 writer.item(&Item::Tree(name.clone(), version))?;
                 let mut written = Ok(());
@@ -349,9 +362,9 @@ impl State {
 }
 
 /// Takes over every tree of the checkpoint that is ahead of the store's.
-fn restore(dir: &Path, store: &Store) -> Result<(), StateError> {
+fn restore(storage: &dyn Storage, dir: &Path, store: &Store) -> Result<(), StateError> {
     let directory = |error| StateError::Directory { dir: dir.to_owned(), error };
-    let Some(items) = checkpoint::newest(dir).map_err(directory)? else { return Ok(()) };
+    let Some(items) = checkpoint::newest(storage, dir).map_err(directory)? else { return Ok(()) };
     let mut current: Option<(Filling, u64)> = None;
     for item in items {
         match item {
@@ -405,13 +418,17 @@ impl Tree {
         Ok(())
     }
 
-    /// From now on the log keeps control records for this read model, but for those below `mark`, a
+    /// From now on the log keeps control records for this read model: those behind the newest event that
+    /// it has, and where there are no events, all but those below `mark`, a
     /// [`crate::log::Log::control_mark`] from before the tree was last saved; 0 for none.
     pub fn needs_control(&self, mark: u64) {
         self.model.control.store(mark, Ordering::Release);
     }
 
     fn covered(&self) -> Covered {
-        Covered { lsn: self.applied(), control: self.model.control.load(Ordering::Acquire) }
+        let control = self.model.control.load(Ordering::Acquire);
+        // Behind the newest event that it has may lie control records that it has not.
+        let behind = u64::from(control != u64::MAX);
+        Covered { lsn: self.applied().saturating_sub(behind), control }
     }
 }

@@ -212,19 +212,7 @@ impl Retention {
         let (log, state, ballast) =
             (Arc::clone(&self.log), self.state.clone(), self.ballast.clone());
         let task = tokio::task::spawn_blocking(move || {
-            let mut covered = match state.checkpoint() {
-                Err(error) if error.is_disk_full() && ballast.give_up() => state.checkpoint()?,
-                other => other?,
-            };
-            if urgent && covered.lsn.saturating_add(1) < before {
-                // Now both of those that are kept cover it.
-                covered = state.checkpoint()?;
-            }
-            let before = before.min(covered.lsn.saturating_add(1));
-            log.release_control(covered.control);
-            log.release(before);
-            debug!(before, "released");
-            Ok(())
+            free(&log, &state, || ballast.give_up(), before, urgent)
         });
         // It does not panic; and if it does, the next tick tries again.
         task.await.unwrap_or(Ok(()))
@@ -237,6 +225,30 @@ impl Retention {
             warn!(%error, "there is no room for log.ballast: a full disk may not be freed");
         }
     }
+}
+
+/// A checkpoint, then the release of what lies before the event `before` and is covered. Where the disk
+/// is full, `make_room` may help; it answers whether it did.
+pub(crate) fn free(
+    log: &Log,
+    state: &State,
+    make_room: impl FnOnce() -> bool,
+    before: Lsn,
+    urgent: bool,
+) -> Result<(), StateError> {
+    let mut covered = match state.checkpoint() {
+        Err(error) if error.is_disk_full() && make_room() => state.checkpoint()?,
+        other => other?,
+    };
+    if urgent && covered.lsn.saturating_add(1) < before {
+        // Now both of those that are kept cover it.
+        covered = state.checkpoint()?;
+    }
+    let before = before.min(covered.lsn.saturating_add(1));
+    log.release_control(covered.control);
+    log.release(before);
+    debug!(before, "released");
+    Ok(())
 }
 
 /// Which events are older than `retain`: from now and then a look at the newest one.

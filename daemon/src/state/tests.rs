@@ -216,7 +216,7 @@ fn the_checkpoint_answers_for_the_read_models_that_are_open() {
     assert_eq!(state.checkpoint().unwrap(), Covered { lsn: 10, control: u64::MAX });
     retained.needs_control(7);
     state.checkpoint().unwrap();
-    assert_eq!(state.checkpoint().unwrap(), Covered { lsn: 10, control: 7 });
+    assert_eq!(state.checkpoint().unwrap(), Covered { lsn: 9, control: 7 });
     drop(state);
     std::fs::remove_dir_all(dir.path().join("db")).unwrap();
     let (state, _) = open(dir.path());
@@ -287,7 +287,7 @@ fn a_disk_that_takes_no_database_leaves_the_state_in_memory() {
 fn a_large_value_comes_back_from_the_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("checkpoint-0000000001"), "cut").unwrap();
-    checkpoint::write(dir.path(), |writer| {
+    checkpoint::write(&FileSystem, dir.path(), |writer| {
         writer.item(&Item::Tree("model/retained".into(), 5))?;
         writer.item(&Item::Entry(Bytes(b"a"[..].into()), Bytes(vec![0; 100_000].into())))?;
         Ok(())
@@ -296,4 +296,18 @@ fn a_large_value_comes_back_from_the_checkpoint() {
     let (state, _) = open(dir.path());
     let tree = state.tree("retained").unwrap();
     assert_eq!((tree.applied(), tree.load().unwrap()[0].1.len()), (5, 100_000));
+}
+
+/// A full disk had left one checkpoint, a read of it failed once, and the database was lost with the
+/// power.
+#[test]
+fn a_checkpoint_is_read_again_where_the_disk_fails_to_read_it_once() {
+    let (sim, dir) = (crate::log::storage::sim::Sim::new(1), Path::new("/state"));
+    let open = || State::open_simulated(Arc::new(sim.clone()), dir, &BTreeMap::new()).unwrap();
+    let state = open();
+    state.tree("retained").unwrap().apply(vec![put("a", "1")], 7).unwrap();
+    state.checkpoint().unwrap();
+    sim.fail_reads(1);
+    let state = open();
+    assert_eq!(state.tree("retained").unwrap().applied(), 7);
 }

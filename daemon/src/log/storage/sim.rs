@@ -109,6 +109,19 @@ impl Sim {
         disk.capacity = disk.used().saturating_add(bytes);
     }
 
+    /// All files.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let disk = self.disk();
+        let files = disk.names.iter().filter(|(_, inode)| **inode != DIRECTORY);
+        files.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Bytes in the files under a directory.
+    pub(crate) fn used_in(&self, dir: &Path) -> usize {
+        let files = self.files().into_iter().filter(|path| path.starts_with(dir));
+        files.map(|path| self.content(&path).len()).sum()
+    }
+
     /// The content of a file.
     pub(crate) fn content(&self, path: &Path) -> Vec<u8> {
         let disk = self.disk();
