@@ -1,6 +1,7 @@
 //! The log as its users see it, on the machine's own file system.
 
 mod compressed;
+mod crash;
 mod damage;
 mod model;
 mod regress;

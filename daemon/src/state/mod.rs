@@ -23,6 +23,7 @@ pub mod ballast;
 mod checkpoint;
 mod cursors;
 mod guard;
+mod restore;
 pub mod retention;
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -45,7 +46,8 @@ pub use cursors::Cursors;
 use crate::log::{FileSystem, Storage};
 use checkpoint::{Bytes, Item};
 use cursors::CURSORS;
-use store::{Filling, Store, Table, lock};
+use restore::restore;
+use store::{Store, Table, lock};
 
 /// Read models stand under this prefix among the trees on disk.
 const MODEL: &str = "model/";
@@ -359,42 +361,6 @@ impl State {
     pub fn failure(&self) -> Option<&str> {
         self.inner.store.failure()
     }
-}
-
-/// Takes over every tree of the checkpoint that is ahead of the store's.
-fn restore(storage: &dyn Storage, dir: &Path, store: &Store) -> Result<(), StateError> {
-    let directory = |error| StateError::Directory { dir: dir.to_owned(), error };
-    let Some(items) = checkpoint::newest(storage, dir).map_err(directory)? else { return Ok(()) };
-    let mut current: Option<(Filling, u64)> = None;
-    for item in items {
-        match item {
-            Ok(Item::Tree(name, version)) => {
-                if let Some((filling, version)) = current.take() {
-                    filling.finish(version)?;
-                }
-                let table = store.table(&name)?;
-                if table.version()?.is_none_or(|mine| mine < version) {
-                    info!(tree = name, version, "restored from the checkpoint");
-                    current = Some((table.refill()?, version));
-                }
-            }
-            Ok(Item::Entry(key, value)) => {
-                if let Some((filling, _)) = &mut current {
-                    filling.put(key.0.into_owned(), value.0.into_owned())?;
-                }
-            }
-            Err(why) => {
-                // Only a checkpoint that was written so; the trees so far are right, and this one
-                // counts as new.
-                error!(%why, "the checkpoint cannot be read to its end");
-                return Ok(());
-            }
-        }
-    }
-    if let Some((filling, version)) = current {
-        filling.finish(version)?;
-    }
-    Ok(())
 }
 
 impl Tree {

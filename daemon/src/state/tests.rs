@@ -311,3 +311,20 @@ fn a_checkpoint_is_read_again_where_the_disk_fails_to_read_it_once() {
     let state = open();
     assert_eq!(state.tree("retained").unwrap().applied(), 7);
 }
+
+/// Control records move no LSN: the database came back as it was some seconds before, at the same LSN
+/// as the checkpoint, and without what the log had been freed of.
+#[test]
+fn at_the_same_lsn_the_checkpoint_is_believed() {
+    let (sim, dir) = (crate::log::storage::sim::Sim::new(1), Path::new("/state"));
+    let open = |database| State::open_simulated(Arc::new(sim.clone()), dir, database).unwrap();
+    let nothing = BTreeMap::new();
+    let state = open(&nothing);
+    let tree = state.tree("sessions").unwrap();
+    tree.apply(vec![put("a", "1")], 7).unwrap();
+    let earlier = state.snapshot().unwrap();
+    tree.apply(vec![put("b", "2"), ("a".into(), None)], 7).unwrap();
+    state.checkpoint().unwrap();
+    let expected = [("b".to_owned(), "2".to_owned())];
+    assert_eq!(entries(&open(&earlier).tree("sessions").unwrap()), expected);
+}

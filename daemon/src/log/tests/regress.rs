@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::super::storage::sim::Sim;
 use super::*;
+use crate::state::{State, retention};
 
 fn open(sim: &Sim) -> (Arc<Log>, Writer, Recovery) {
     let opened = open_unstarted(Arc::new(sim.clone()), options(Path::new("/"))).unwrap();
@@ -53,4 +54,32 @@ fn a_power_cut_during_a_probe_is_no_damage() {
         let (log, _, recovery) = open(&sim);
         assert_eq!((log.committed(), log.losses(), recovery.quarantined), (1, vec![], vec![]));
     }
+}
+
+/// A read model had every event; a control record came behind the newest one, in the same segment.
+/// When another segment was begun, the one with both was released.
+#[test]
+fn control_records_behind_the_newest_event_outlast_its_release() {
+    let sim = Sim::new(1);
+    let (log, mut writer, _) = open(&sim);
+    let storage: Arc<dyn Storage> = Arc::new(sim.clone());
+    let database = std::collections::BTreeMap::new();
+    let state = State::open_simulated(storage, Path::new("/state"), &database).unwrap();
+    add(&log);
+    writer.step(Instant::now());
+    let sessions = state.tree("sessions").unwrap();
+    sessions.apply(vec![], 1).unwrap();
+    sessions.needs_control(log.control_mark());
+    assert!(matches!(log.append_control(&control(b"late")), Append::Accepted(_)));
+    writer.step(Instant::now());
+    log.shared.queue.roll();
+    writer.step(Instant::now());
+    retention::free(&log, &state, || false, 2, true).unwrap();
+    assert_eq!(restored(&log, sessions.applied() + 1), ["late"]);
+    // With an event behind it, it has come before that.
+    add(&log);
+    writer.step(Instant::now());
+    sessions.apply(vec![], 2).unwrap();
+    retention::free(&log, &state, || false, 3, true).unwrap();
+    assert_eq!(log.usage().first, 2);
 }
