@@ -10,5 +10,6 @@ mod options;
 mod publishing;
 mod resuming;
 mod sessions;
+mod statements;
 mod subscribing;
 mod waiting;

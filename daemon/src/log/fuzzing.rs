@@ -27,13 +27,15 @@ pub(crate) fn frames(bytes: &[u8]) {
     if let Some((at, header)) = found {
         assert_eq!(frame::parse(&bytes[at..], SALT), Parsed::Frame(header));
     }
-    // A good one behind is found, or one before it.
+    // A good one behind is found, or one before it, unless the search has to look at many that only
+    // look like one.
     let mut good = vec![0; HEADER_LEN];
     good.extend_from_slice(b"payload");
     frame::seal(&mut good, 7, 1, 0, SALT);
     let all = [bytes, &good].concat();
     assert!(matches!(frame::parse(&good, SALT), Parsed::Frame(_)));
-    if !bytes.is_empty() && !matches!(frame::parse(&all, SALT), Parsed::Frame(_)) {
+    let alike = bytes.windows(4).filter(|four| *four == b"TGF1").count();
+    if !bytes.is_empty() && alike < 8 && !matches!(frame::parse(&all, SALT), Parsed::Frame(_)) {
         let at = frame::resync(&all, SALT, 0..u64::MAX).map(|(at, _)| at);
         assert!(at.is_some_and(|at| at <= bytes.len()), "{at:?}");
     }

@@ -15,11 +15,13 @@ fn bad_packets() -> Vec<(&'static str, Vec<u8>, u8)> {
     let overlong = packet(0x30, &[0, 2, 0xc0, 0x80, 0]);
     let surrogate = packet(0x30, &[0, 3, 0xed, 0xa0, 0x80, 0]);
     let twice = [0x02, 0, 0, 0, 1, 0x02, 0, 0, 0, 1];
+    let user = [0x26, 0, 1, b'k', 0, 1, 0xff];
     let filters = [&[0, 1, 0][..], &text("a"), &[0], &text("b")].concat();
     vec![
         ("not MQTT at all", b"GET / HTTP/1.1\r\n\r\n".to_vec(), 0x81),
         ("packet type 0", vec![0x00, 0], 0x81),
         ("AUTH", vec![0xf0, 0], 0x82),
+        ("AUTH with wrong flags", vec![0xf1, 0], 0x82),
         ("CONNACK", vec![0x20, 2, 0, 0], 0x82),
         ("PINGRESP", vec![0xd0, 0], 0x82),
         ("length of five bytes", vec![0x30, 0xff, 0xff, 0xff, 0xff, 1], 0x81),
@@ -50,6 +52,9 @@ fn bad_packets() -> Vec<(&'static str, Vec<u8>, u8)> {
         ("PUBACK with another's reason", packet(0x40, &[0, 1, 0x92]), 0x82),
         ("PUBREL with another's reason", packet(0x62, &[0, 1, 0x10]), 0x82),
         ("DISCONNECT with another's reason", packet(0xe0, &[0x8e]), 0x82),
+        ("bad UTF-8 in a user property", publish_with(5, 0, 0, "a", &user, b""), 0x81),
+        ("bad UTF-8 in a content type", publish_with(5, 0, 0, "a", &[3, 0, 1, 0xff], b""), 0x81),
+        ("bad UTF-8 in a response topic", publish_with(5, 0, 0, "a", &[8, 0, 1, 0xff], b""), 0x81),
         ("subscription identifier", publish_with(5, 0, 0, "a", &[0x0b, 1], b""), 0x81),
         ("wildcard response topic", publish_with(5, 0, 0, "a", &[8, 0, 1, b'#'], b""), 0x82),
         ("second CONNECT", connect(5, "again"), 0x82),
@@ -65,7 +70,14 @@ fn bad_packets() -> Vec<(&'static str, Vec<u8>, u8)> {
         ("reserved subscription options", subscribe(5, 1, "a", 0x40), 0x81),
         ("subscription identifier 0", packet(0x82, &[0, 1, 2, 0x0b, 0, 0, 1, b'a', 0]), 0x82),
         ("SUBSCRIBE with cut options", packet(0x82, &filters), 0x81),
+        ("bad UTF-8 in a filter", packet(0x82, &[0, 1, 0, 0, 1, 0xff, 0]), 0x81),
+        ("null character in a filter", subscribe(5, 1, "a\0", 0), 0x81),
+        ("UNSUBSCRIBE with wrong flags", packet(0xa0, &[0, 1, 0, 0, 1, b'a']), 0x81),
+        ("UNSUBSCRIBE with id 0", packet(0xa2, &[0, 0, 0, 0, 1, b'a']), 0x81),
+        ("bad UTF-8 to unsubscribe", packet(0xa2, &[0, 1, 0, 0, 1, 0xff]), 0x81),
         ("UNSUBSCRIBE without a filter", packet(0xa2, &[0, 1, 0]), 0x82),
+        ("PINGREQ with wrong flags", vec![0xc1, 0], 0x81),
+        ("DISCONNECT with wrong flags", vec![0xe1, 0], 0x81),
         ("PINGREQ with content", vec![0xc0, 1, 0], 0x81),
         ("DISCONNECT with bytes left over", vec![0xe0, 3, 0, 0, 0], 0x81),
     ]
@@ -92,11 +104,31 @@ async fn a_3_1_1_client_is_told_nothing() {
     let broker = Broker::start().await;
     for bytes in [
         vec![0x00, 0],
+        connect(4, "again"),
         publish(4, 2, 1, "a/+", b""),
+        publish(4, 0, 0, "a/#", b""),
         publish(4, 2, 0, "a", b""),
         publish(4, 0, 0, "", b""),
+        publish(4, 0, 0, "a\0", b""),
+        publish(4, 6, 1, "a", b""),
+        publish(4, 8, 0, "a", b""),
+        packet(0x30, &[0, 1, 0xff]),
+        packet(0x30, &[0, 2, 0xc0, 0x80]),
+        packet(0x30, &[0, 3, 0xed, 0xa0, 0x80]),
         vec![0x40, 4, 0, 1, 0, 0],
+        vec![0x60, 2, 0, 1],
+        subscribe(4, 1, "a", 3),
         subscribe(4, 1, "a", 4),
+        subscribe(4, 0, "a", 0),
+        packet(0x80, &[0, 1, 0, 1, b'a', 0]),
+        packet(0x82, &[0, 1]),
+        packet(0x82, &[0, 1, 0, 1, 0xff, 0]),
+        packet(0xa0, &[0, 1, 0, 1, b'a']),
+        packet(0xa2, &[0, 0, 0, 1, b'a']),
+        packet(0xa2, &[0, 1]),
+        packet(0xa2, &[0, 1, 0, 1, 0xff]),
+        vec![0xc1, 0],
+        vec![0xe1, 0],
         vec![0xe0, 1, 0],
     ] {
         let mut client = broker.client_4("bad").await;
@@ -127,7 +159,19 @@ fn bad_connects() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
     let old = packet(0x10, &[&text("MQIsdp")[..], &[3, 2, 0, 0], &text("c")].concat());
     let other = packet(0x10, &[&text("HTTP")[..], &[5, 2, 0, 0], &text("c")].concat());
     let will = [vec![0], text("a/#"), text("x")].concat();
-    let too_long = connect_with(5, &"x".repeat(257), 2, &[], &[]);
+    let too_long = "x".repeat(257);
+    let bad = [0, 1, 0xff];
+    // A client id that is no text.
+    let nobody = |level: u8| {
+        let properties: &[u8] = if level == 5 { &[0] } else { &[] };
+        packet(0x10, &[&text("MQTT")[..], &[level, 2, 0, 0], properties, &bad].concat())
+    };
+    let mut typed = connect(5, "c");
+    typed[0] |= 1;
+    let mut flags_4 = connect(4, "c");
+    flags_4[9] |= 1;
+    let dark_will = [&bad[..], &text("x")].concat();
+    let dark_will_5 = [&[0][..], &dark_will].concat();
     vec![
         ("PUBLISH before CONNECT", publish(4, 0, 0, "a", b"x"), vec![]),
         ("not MQTT at all", b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![]),
@@ -155,7 +199,31 @@ fn bad_connects() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
         ("authentication data", connect_with(5, "c", 2, &[0x16, 0, 1, b'k'], &[]), refused_5(0x82)),
         ("password without a user", connect_with(4, "c", 0x42, &[], &text("x")), vec![]),
         ("null character in the id", connect(5, "a\0"), refused_5(0x81)),
-        ("client id too long", too_long, refused_5(0x85)),
+        ("client id too long", connect_with(5, &too_long, 2, &[], &[]), refused_5(0x85)),
+        ("client id too long", connect_with(4, &too_long, 2, &[], &[]), vec![0x20, 2, 0, 2]),
+        ("client id that is no text", nobody(5), refused_5(0x81)),
+        ("client id that is no text", nobody(4), vec![]),
+        ("wrong flags of the packet", typed, vec![]),
+        ("reserved flag", flags_4, vec![]),
+        ("will QoS without a will", connect_with(5, "c", 0x0a, &[], &[]), refused_5(0x81)),
+        ("will QoS without a will", connect_with(4, "c", 0x0a, &[], &[]), vec![]),
+        ("will retain without a will", connect_with(4, "c", 0x22, &[], &[]), vec![]),
+        ("will QoS 3", connect_with(4, "c", 0x1e, &[], &[text("a"), text("x")].concat()), vec![]),
+        ("will topic that is no text", connect_with(5, "c", 6, &[], &dark_will_5), refused_5(0x81)),
+        ("will topic that is no text", connect_with(4, "c", 6, &[], &dark_will), vec![]),
+        (
+            "will without its flag",
+            connect_with(4, "c", 2, &[], &[text("a"), text("x")].concat()),
+            vec![],
+        ),
+        ("user name that is no text", connect_with(5, "c", 0x82, &[], &bad), refused_5(0x81)),
+        ("user name that is no text", connect_with(4, "c", 0x82, &[], &bad), vec![]),
+        ("no user name", connect_with(5, "c", 0x82, &[], &[]), refused_5(0x81)),
+        ("no user name", connect_with(4, "c", 0x82, &[], &[]), vec![]),
+        ("user name without its flag", connect_with(5, "c", 2, &[], &text("u")), refused_5(0x81)),
+        ("user name without its flag", connect_with(4, "c", 2, &[], &text("u")), vec![]),
+        ("no password", connect_with(5, "c", 0xc2, &[], &text("u")), refused_5(0x81)),
+        ("no password", connect_with(4, "c", 0xc2, &[], &text("u")), vec![]),
         ("no client id, session kept", connect_with(4, "", 0, &[], &[]), vec![0x20, 2, 0, 2]),
     ]
 }
@@ -165,11 +233,13 @@ async fn a_bad_connect_is_answered_as_far_as_the_client_understands() {
     let broker = Broker::start().await;
     for (what, bytes, answer) in bad_connects() {
         let mut client = broker.dial().await;
-        client.try_send(&bytes).await;
+        // What is behind a CONNECT that is refused is not looked at.
+        let behind = publish(4, 2, 1, "a", b"x");
+        client.try_send(&[bytes, behind].concat()).await;
         assert_eq!(client.packet().await, answer, "{what}");
         assert!(client.packet().await.is_empty(), "{what}");
     }
-    assert_eq!(broker.metrics.connects.get(), 0);
+    assert_eq!((broker.metrics.connects.get(), broker.log.committed()), (0, 0));
     broker.stop().await;
 }
 
