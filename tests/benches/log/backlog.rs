@@ -3,9 +3,10 @@
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidegate::log::{Chunk, Read};
+use tidegate::log::{Chunk, Log, Read};
 use tidegate_tests::table::{Goal, Table, figure, median, range};
 
 use crate::Plan;
@@ -96,7 +97,8 @@ pub(crate) fn read(dir: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn drain(log: &std::sync::Arc<tidegate::log::Log>) -> (u64, Duration) {
+/// Reads all of it: how many events, and how long that takes.
+pub(crate) fn drain(log: &Arc<Log>) -> (u64, Duration) {
     let begin = Instant::now();
     let mut reader = log.reader(1);
     let mut chunk = Chunk::default();

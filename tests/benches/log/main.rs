@@ -10,6 +10,7 @@
 
 mod backlog;
 mod churn;
+mod compressed;
 mod engine;
 mod groups;
 mod log;
@@ -29,9 +30,10 @@ use tidegate_tests::table::Table;
 type Part = fn(&Plan, &mut Table);
 
 /// What can be measured, in this order.
-const PARTS: [(&str, Part); 4] = [
+const PARTS: [(&str, Part); 5] = [
     ("disk", |plan, table| groups::measure(plan, groups::Place::Disk, table)),
     ("memory", |plan, table| groups::measure(plan, groups::Place::Memory, table)),
+    ("compressed", compressed::measure),
     ("churn", churn::measure),
     ("backlog", backlog::measure),
 ];
