@@ -10,6 +10,8 @@ use crate::value::Choice;
 pub struct Admin {
     /// Where `/health`, `/ready`, `/metrics` and `/status` are served. Default `"127.0.0.1:9883"`.
     pub bind: SocketAddr,
+    /// Connections at once; one more waits until another ends. 1 to 10,000; default 64.
+    pub max_connections: usize,
 }
 
 /// `[log-output]`
@@ -71,7 +73,7 @@ impl Choice for LogLevel {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { bind: SocketAddr::from(([127, 0, 0, 1], 9883)) }
+        Self { bind: SocketAddr::from(([127, 0, 0, 1], 9883)), max_connections: 64 }
     }
 }
 
@@ -83,7 +85,15 @@ impl Default for LogOutput {
 
 impl Admin {
     pub(crate) fn read(section: &Section<'_>) -> Self {
-        Self { bind: section.or("bind", Self::default().bind) }
+        let default = Self::default();
+        Self {
+            bind: section.or("bind", default.bind),
+            max_connections: section.bounded(
+                "max-connections",
+                default.max_connections,
+                1..=10_000,
+            ),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tidegate_config::{Config, Listener as ListenerConfig};
 use tokio::time::timeout;
@@ -184,6 +185,7 @@ impl Gateway {
             watch: Mutex::default(),
         });
         let (readiness, latch) = Readiness::new();
+        let admin = (admin, config.admin.max_connections);
         serve_admin(admin, registry, readiness, &parts, &readers);
         for listener in listeners {
             listener.serve(shared.clone());
@@ -404,20 +406,28 @@ fn start_forwarders(
 }
 
 fn serve_admin(
-    admin: Admin,
-    registry: Registry,
+    admin: (Admin, usize),
+    mut registry: Registry,
     readiness: Readiness,
     parts: &Arc<Parts>,
     readers: &Supervisor,
 ) {
+    let (admin, max_connections) = admin;
+    let connections = Gauge::default();
+    registry.register(
+        "tidegate_admin_connections",
+        "Open connections to [admin]",
+        connections.clone(),
+    );
     let (of_status, of_health) = (Arc::clone(parts), Arc::clone(parts));
     let status = move || serde_json::to_value(of_status.status()).unwrap_or_default();
     let sources = Sources {
         registry,
         readiness,
         status: Box::new(status),
+        connections,
         standing_still: Box::new(move || of_health.standing_still()),
     };
-    let drain = readers.drain().clone();
-    readers.spawn("admin", Role::Critical, admin.serve(Arc::new(sources), drain));
+    let serving = admin.serve(Arc::new(sources), max_connections, readers.clone());
+    readers.spawn("admin", Role::Critical, serving);
 }

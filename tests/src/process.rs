@@ -140,6 +140,11 @@ impl Process {
         number_after(&self.proc_file("status"), key)
     }
 
+    /// Files and connections that it has open.
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
     /// Time on a processor, its own and the kernel's for it.
     pub fn cpu(&self) -> Duration {
         let stat = self.proc_file("stat");

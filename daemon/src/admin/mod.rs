@@ -9,6 +9,13 @@
 //!
 //! It serves whoever reaches its address, so it is bound to loopback unless the config says
 //! otherwise. Each request is answered from memory.
+//!
+//! | bound | | beyond it |
+//! |---|---|---|
+//! | connections | `admin.max-connections` | the next one waits until another ends |
+//! | headers | 8 KiB and what one read brings | 431 |
+//! | until they are there, and between two requests | 5 s | closed |
+//! | an answer that is not read | 30 s without a byte taken | closed |
 
 mod readiness;
 
@@ -22,15 +29,24 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::http::server::{self, Bounds};
+use crate::supervise::Supervisor;
 
 pub use readiness::{Latch, Readiness};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// How long open requests may go on once the drain began.
-const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+/// What one connection may take. Who scrapes or probes is done sooner.
+const BOUNDS: Bounds = Bounds {
+    headers_within: Duration::from_secs(5),
+    max_headers: 8 << 10,
+    finish_within: Duration::from_secs(1),
+};
 
 /// What the pages are made from.
 pub struct Sources {
@@ -40,6 +56,8 @@ pub struct Sources {
     pub readiness: Readiness,
     /// Makes the `/status` object, and brings metrics that are read off at a scrape up to date.
     pub status: Box<dyn StatusSource>,
+    /// Counts its own connections; in the registry.
+    pub connections: Gauge,
     /// Says what stands still that must not.
     pub standing_still: Box<dyn StandingStill>,
 }
@@ -83,27 +101,55 @@ impl Admin {
         self.listener.local_addr()
     }
 
-    /// Serves until the drain.
-    pub async fn serve(self, sources: Arc<Sources>, drain: CancellationToken) {
+    /// Serves until the drain; each connection is a task of `supervisor`. At most
+    /// `max_connections` at once, further ones wait to be accepted.
+    pub async fn serve(
+        self,
+        sources: Arc<Sources>,
+        max_connections: usize,
+        supervisor: Supervisor,
+    ) {
+        let drain = supervisor.drain().clone();
+        let (places, open) =
+            (Arc::new(Semaphore::new(max_connections)), sources.connections.clone());
         let router = Router::new()
             .route("/health", get(health))
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/status", get(status))
             .with_state(sources);
-        let stop = drain.clone();
-        let server = axum::serve(self.listener, router)
-            .with_graceful_shutdown(async move { stop.cancelled().await });
-        let limit = async {
-            drain.cancelled().await;
-            tokio::time::sleep(DRAIN_LIMIT).await;
-        };
+        let accepting =
+            server::accept("admin", &self.listener, &places, &supervisor, |stream, place| {
+                let service = TowerToHyperService::new(router.clone());
+                let (open, drain) = (Open::new(open.clone(), place), drain.clone());
+                async move {
+                    server::serve(stream, service, BOUNDS, drain).await;
+                    drop(open);
+                }
+            });
         tokio::select! {
-            result = async { server.await } => if let Err(error) = result {
-                tracing::error!("admin: {error}");
-            },
-            () = limit => {}
+            () = accepting => {}
+            () = drain.cancelled() => {}
         }
+    }
+}
+
+/// An open connection, and its place.
+struct Open {
+    connections: Gauge,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn new(connections: Gauge, place: OwnedSemaphorePermit) -> Self {
+        connections.inc();
+        Self { connections, _place: place }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.connections.dec();
     }
 }
 
