@@ -77,6 +77,9 @@ pub struct Limits {
     /// Retained messages, which may take a quarter of `max-memory`; one more is stored as an event but
     /// not retained, and counted. 0 to 10,000,000; default 10,000.
     pub max_retained: usize,
+    /// Devices whose alert of one `[[alert]]` is pending or raised; what others send is not watched for
+    /// them, and counted. 1 to 1,000,000; default 10,000.
+    pub max_alert_devices: usize,
 }
 
 impl Default for Limits {
@@ -105,6 +108,7 @@ impl Default for Limits {
             max_session_expiry: Span::seconds(7 * 86_400),
             max_session_backlog: None,
             max_retained: 10_000,
+            max_alert_devices: 10_000,
         }
     }
 }
@@ -206,6 +210,11 @@ impl Limits {
             max_session_backlog: section
                 .get_bounded("max-session-backlog", ByteSize(0)..=ByteSize::gib(64 << 10)),
             max_retained: section.bounded("max-retained", default.max_retained, 0..=10_000_000),
+            max_alert_devices: section.bounded(
+                "max-alert-devices",
+                default.max_alert_devices,
+                1..=1_000_000,
+            ),
         }
     }
 }

@@ -370,7 +370,7 @@ fn start_services(
         supervisor: readers.clone(),
     };
     services
-        .start_alerts(&config.gateway, &config.alerts)
+        .start_alerts(&config.gateway, &config.alerts, config.limits.max_alert_devices)
         .map_err(|error| not_loaded("alerts", error))?;
     Ok(())
 }

@@ -55,14 +55,22 @@ pub struct Services {
 impl Services {
     /// Starts the alerts service for `rules`; it is also needed where there are none, as long as
     /// alerts of earlier rules are to be cleared. Answers whether it runs.
-    pub fn start_alerts(&self, gateway: &Gateway, rules: &[Alert]) -> Result<bool, StateError> {
+    pub fn start_alerts(
+        &self,
+        gateway: &Gateway,
+        rules: &[Alert],
+        max_devices: usize,
+    ) -> Result<bool, StateError> {
         if rules.is_empty() && !self.state.has_entries("alerts")? {
             return Ok(false);
         }
         let stats = Stats::new(rules);
         self.metrics.alerts(stats.clone());
         let (id, level, rules) = (gateway.id.clone(), gateway.device_level, rules.to_vec());
-        self.start(move || Box::new(Alerts::new(&id, level, &rules, stats.clone())))?;
+        self.start(move || {
+            let alerts = Alerts::new(&id, level, &rules, stats.clone());
+            Box::new(alerts.with_max_devices(max_devices))
+        })?;
         Ok(true)
     }
 

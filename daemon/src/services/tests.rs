@@ -59,7 +59,7 @@ impl Site {
             clear = "< 85"
         "#;
         let config = Config::from_toml(config, "test.toml").unwrap();
-        assert!(self.services.start_alerts(&config.gateway, &config.alerts).unwrap());
+        assert!(self.services.start_alerts(&config.gateway, &config.alerts, 100).unwrap());
     }
 
     fn submit(&self, topic: &str, payload: &[u8]) -> Append {

@@ -12,7 +12,7 @@
 //! event.
 //!
 //! Memory: only devices whose alert is pending or raised take any. A rule has at most
-//! [`MAX_DEVICES`] of them, and a device's name at most [`MAX_DEVICE_LEN`] bytes; events of others
+//! [`Alerts::with_max_devices`] of them, and a device's name at most [`MAX_DEVICE_LEN`] bytes; events of others
 //! are ignored and counted.
 
 mod notice;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
-use tidegate_config::Alert;
+use tidegate_config::{Alert, Limits};
 use tidegate_event::{EventRef, Filter, Lsn, Received};
 
 use crate::{Output, Service};
@@ -36,8 +36,6 @@ use phase::{Active, Sample, Thresholds, Transitions};
 pub use pointer::Pointer;
 pub use stats::{RuleStats, Stats};
 
-/// Devices of one rule whose alert is pending or raised.
-pub const MAX_DEVICES: usize = 10_000;
 /// Bytes of a device's name.
 pub const MAX_DEVICE_LEN: usize = 256;
 
@@ -52,6 +50,7 @@ pub struct Alerts {
     /// What the config of last time left: name, device, state, and why it ends.
     leftovers: Vec<(String, String, Record, &'static str)>,
     stats: Arc<Stats>,
+    max_devices: usize,
 }
 
 #[derive(Debug)]
@@ -89,7 +88,21 @@ impl Alerts {
         let rules = config.iter().map(Rule::new).collect();
         let gateway = gateway.to_owned();
         stats.rules.iter().for_each(|rule| rule.open.store(0, Relaxed));
-        Self { gateway, device_level, rules, due: BTreeSet::new(), leftovers: Vec::new(), stats }
+        Self {
+            gateway,
+            device_level,
+            rules,
+            due: BTreeSet::new(),
+            leftovers: Vec::new(),
+            stats,
+            max_devices: Limits::default().max_alert_devices,
+        }
+    }
+
+    /// The same for at most so many devices of one rule that are pending or raised
+    /// (`limits.max-alert-devices`).
+    pub fn with_max_devices(self, max_devices: usize) -> Self {
+        Self { max_devices, ..self }
     }
 
     /// Looks at `event` with one rule, whose filter matches.
@@ -106,7 +119,7 @@ impl Alerts {
             let Some(active) = rule.thresholds.begin(sample, || event.id.to_string()) else {
                 return;
             };
-            if device.len() > MAX_DEVICE_LEN || rule.active.len() >= MAX_DEVICES {
+            if device.len() > MAX_DEVICE_LEN || rule.active.len() >= self.max_devices {
                 stats.ignored_devices.fetch_add(1, Relaxed);
                 return;
             }

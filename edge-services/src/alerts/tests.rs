@@ -197,9 +197,12 @@ fn what_has_no_number_is_ignored_and_counted() {
     assert_eq!(bench.stats.rules[0].ignored_values.load(Relaxed), 5);
 }
 
+const MAX_DEVICES: usize = 100;
+
 #[test]
 fn one_device_too_many_is_ignored_and_counted() {
     let mut bench = Bench::new(&HOT.replace("10s", "0s"));
+    bench.service.max_devices = MAX_DEVICES;
     for n in 0..=MAX_DEVICES {
         bench.event(0, &format!("plant/{n}/t"), "91");
     }
