@@ -53,14 +53,14 @@ pub struct Limits {
     /// Topic aliases of one MQTT 5 client, in each direction; a higher one ends the connection (0x94).
     /// 0 to 65535; default 32.
     pub max_topic_aliases: u16,
-    /// Subscriptions of one client; one more is refused (0x97, 3.1.1: 0x80). 1 to 100,000; default
-    /// 128.
+    /// Subscriptions of one client, shared ones among them; one more is refused (0x97, 3.1.1: 0x80). 1 to
+    /// 100,000; default 128.
     pub max_subscriptions: usize,
     /// Levels of a topic or filter; a deeper one is refused (0x90, 0x8f). 1 to 1024; default 32.
     pub max_topic_levels: usize,
     /// Bytes of a topic or filter; a longer one is refused (0x90, 0x8f). 1 to 65535; default 1024.
     pub max_topic_length: usize,
-    /// Bytes that wait for one slow subscriber. Beyond it QoS 0 is dropped and counted; QoS 1 and 2
+    /// Bytes that wait for one slow subscriber, or for those that share a subscription. Beyond it QoS 0 is dropped and counted; QoS 1 and 2
     /// are read from the log when it catches up. 4 KiB to 1 GiB, and room for one packet; default
     /// 1 MiB.
     pub max_queued: ByteSize,
@@ -70,9 +70,9 @@ pub struct Limits {
     /// How long a session outlasts its connection at most; a longer wish is lowered to it, and the
     /// client told so (MQTT 5). 0 s to 10 years; default 7 d.
     pub max_session_expiry: Span,
-    /// Bytes of the log that are kept for sessions that have not read them; what is older goes when
-    /// every sink has it, and what a session misses by that is counted. At most 64 TiB; default: a quarter
-    /// of `log.max-size`.
+    /// Bytes of the log that are kept for sessions, and for those that share a subscription, that have
+    /// not read them; what is older goes when every sink has it, and what is missed by that is counted.
+    /// At most 64 TiB; default: a quarter of `log.max-size`.
     pub max_session_backlog: Option<ByteSize>,
     /// Retained messages, which may take a quarter of `max-memory`; one more is stored as an event but
     /// not retained, and counted. 0 to 10,000,000; default 10,000.

@@ -23,7 +23,9 @@ pub mod tally;
 pub mod load;
 // a client that may say anything, valid or not,
 pub mod wire;
-// MQTT packets as bytes, for both,
+// one that goes on with its session,
+pub mod numbers;
+// MQTT packets as bytes, for all of them,
 pub mod packet;
 // and other people's clients.
 pub mod clients;

@@ -1,19 +1,16 @@
 //! Sessions that outlast their clients' connections, and the gateway: with mosquitto's clients, and
 //! packet by packet, across kill -9.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidegate_tests::clients::{Subscriber, mosquitto_pub};
 use tidegate_tests::gateway::Gateway;
-use tidegate_tests::packet::{self, CONNECT, PUBLISH, SUBACK, Version};
+use tidegate_tests::numbers::{PUBCOMP, PUBREC, PUBREL, Publisher, ack, resume};
+use tidegate_tests::packet::{self, PUBLISH, SUBACK, Version};
 use tidegate_tests::wait::{SOON, eventually};
-use tidegate_tests::wire::Wire;
 
-const PUBREC: u8 = 0x50;
-const PUBREL: u8 = 0x62;
-const PUBCOMP: u8 = 0x70;
 const DUP: u8 = 8;
 const QOS_2: u8 = 4;
 
@@ -39,73 +36,6 @@ fn mosquitto_sub_gets_what_it_missed_across_kills_of_both_sides() {
         let mut client = Subscriber::start(gateway.site(), gateway.mqtt(), &arguments);
         client.receives(&["plant/x one", "plant/x two"]);
         client.kill9();
-    }
-}
-
-fn resume(broker: SocketAddr, id: &str) -> Option<Wire> {
-    let mut wire = Wire::try_open(broker).ok()?;
-    let body = [&packet::text("MQTT")[..], &[Version::V4 as u8, 0, 0, 60], &packet::text(id)];
-    wire.send(&packet::packet(CONNECT, &body.concat()));
-    wire.try_answer().ok()??;
-    Some(wire)
-}
-
-fn ack(first: u8, id: u16) -> Vec<u8> {
-    packet::packet(first, &id.to_be_bytes())
-}
-
-/// Publishes numbers with QoS 2, and remembers what it has to.
-struct Publisher {
-    total: u32,
-    next: u32,
-    /// Whether PUBREC came, by packet id.
-    open: BTreeMap<u16, (u32, bool)>,
-}
-
-impl Publisher {
-    fn send(wire: &mut Wire, id: u16, number: u32, dup: u8) {
-        let mut packet =
-            packet::publish(Version::V4, QOS_2 >> 1, b"n", id, number.to_string().as_bytes());
-        packet[0] |= dup;
-        wire.send(&packet);
-    }
-
-    /// Until everything is acknowledged; false if the connection ends before.
-    fn run(&mut self, broker: SocketAddr, progress: &AtomicUsize) -> bool {
-        let Some(mut wire) = resume(broker, "publisher") else { return false };
-        let mut open: Vec<_> = self.open.iter().map(|(id, (n, rec))| (*n, *id, *rec)).collect();
-        open.sort_unstable();
-        for (number, id, received) in open {
-            match received {
-                true => wire.send(&ack(PUBREL, id)),
-                false => Self::send(&mut wire, id, number, DUP),
-            }
-        }
-        loop {
-            while self.next < self.total
-                && let Some(id) = (1..=20).find(|id| !self.open.contains_key(id))
-            {
-                self.open.insert(id, (self.next, false));
-                Self::send(&mut wire, id, self.next, 0);
-                self.next += 1;
-            }
-            if self.open.is_empty() {
-                return true;
-            }
-            let Ok(Some((first, body))) = wire.try_answer() else { return false };
-            let id = u16::from_be_bytes([body[0], body[1]]);
-            match first {
-                PUBREC => {
-                    self.open.entry(id).and_modify(|open| open.1 = true);
-                    wire.send(&ack(PUBREL, id));
-                }
-                PUBCOMP => {
-                    self.open.remove(&id);
-                    progress.fetch_add(1, Ordering::Relaxed);
-                }
-                _ => panic!("{first:02x} {body:02x?}"),
-            }
-        }
     }
 }
 
@@ -147,7 +77,7 @@ fn qos_2_arrives_once_and_in_order_across_kills() {
     const EACH: usize = 300;
     let total = (KILLS * EACH) as u32;
     let mut gateway = Gateway::start("");
-    let mut publisher = Publisher { total, next: 0, open: BTreeMap::new() };
+    let mut publisher = Publisher::new(2, total);
     let mut taker = Taker { total, taken: Vec::new(), held: BTreeSet::new() };
     let mut wire = resume(gateway.mqtt(), "taker").unwrap();
     wire.send(&packet::subscribe(Version::V4, 1, "n", 2));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tidegate_event::record::Properties;
 use tidegate_event::{EventRef, Lsn, Property, Qos, Received};
 
+use super::share::Loan;
 use crate::clock::is_set;
 use crate::memory::{Claim, Memory, Sort};
 
@@ -93,7 +94,7 @@ impl Event {
 }
 
 /// An event for one subscriber.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Delivery {
     /// What to send.
     pub event: Event,
@@ -106,6 +107,8 @@ pub struct Delivery {
     pub retain: bool,
     /// The identifiers of the subscriptions that match (`[MQTT-3.3.4-3]`).
     pub identifiers: Vec<u32>,
+    /// Of a shared subscription, with QoS 1 or 2: another member gets it unless this one does.
+    pub loan: Option<Box<Loan>>,
 }
 
 impl Delivery {
@@ -143,7 +146,8 @@ impl Delivery {
 
     /// A message without a place in the log.
     pub(super) fn new(event: Event) -> Self {
-        Self { event, lsn: None, qos: Qos::AtMostOnce, retain: false, identifiers: Vec::new() }
+        let (lsn, loan, identifiers) = (None, None, Vec::new());
+        Self { event, lsn, qos: Qos::AtMostOnce, retain: false, identifiers, loan }
     }
 
     /// One more subscription matches.

@@ -9,6 +9,8 @@ use prometheus_client::registry::Registry;
 pub struct Metrics {
     /// Subscriptions of all sessions.
     pub subscriptions: Gauge,
+    /// Of those, the shared ones.
+    pub shared_subscriptions: Gauge,
     /// Retained messages.
     pub retained: Gauge,
     /// Retained messages refused because `limits.max-retained` was reached.
@@ -19,6 +21,8 @@ pub struct Metrics {
     pub dropped: Counter,
     /// How often a subscriber was so slow that it went on from the log.
     pub lagged: Counter,
+    /// Events of shared subscriptions that one session had and another gets.
+    pub returned: Counter,
     /// Events that the log had removed before the bus or a slow subscriber came to read them.
     pub lost: Counter,
 }
@@ -30,6 +34,11 @@ impl Metrics {
             "tidegate_subscriptions",
             "Subscriptions of all MQTT sessions",
             self.subscriptions.clone(),
+        );
+        registry.register(
+            "tidegate_shared_subscriptions",
+            "Shared subscriptions of all MQTT sessions",
+            self.shared_subscriptions.clone(),
         );
         registry.register("tidegate_retained", "Retained messages", self.retained.clone());
         registry.register(
@@ -51,6 +60,11 @@ impl Metrics {
             "tidegate_subscribers_lagged",
             "How often a slow MQTT subscriber had to go on from the log",
             self.lagged.clone(),
+        );
+        registry.register(
+            "tidegate_deliveries_returned",
+            "Events of shared subscriptions that one MQTT session was given and another one gets",
+            self.returned.clone(),
         );
         registry.register(
             "tidegate_deliveries_lost",

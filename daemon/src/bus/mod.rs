@@ -13,6 +13,8 @@
 //! first event of QoS 1 or 2 that it is to have is noted, and it counts as behind; so it goes on from
 //! the log, like a slow one, once its client is back. What came with QoS 0 meanwhile it does not get.
 //!
+//! Sessions that share a subscription are a group, which has a queue of its own ([`share`]).
+//!
 //! rumqttd's router is not used for this: it hides what a slow subscriber loses, never frees filters
 //! and topics, and costs a thread and a channel hop an event.
 
@@ -21,6 +23,7 @@ mod event;
 mod metrics;
 mod queue;
 mod retained;
+mod share;
 mod subscriber;
 mod task;
 mod trie;
@@ -39,6 +42,8 @@ use crate::supervise::{Role, Supervisor};
 
 pub use event::{Delivery, Event, Options};
 pub use metrics::Metrics;
+pub use share::{Groups, Loan, Record as GroupRecord, Standing};
+pub use share::{is_shared, names_share, note_returned, shared_filter};
 pub use subscriber::{Backlog, Held, Subscriber, SubscriberError};
 
 /// The name of the bus's tree in the state ([`crate::state::State::tree`]).
@@ -55,6 +60,7 @@ pub struct BusHandle {
     memory: Memory,
     /// The event that the bus hands out next.
     position: Arc<AtomicU64>,
+    groups: Groups,
 }
 
 /// A bus that does not run yet.
@@ -64,7 +70,7 @@ pub struct Prepared(task::Bus);
 /// A subscription that a session asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// Which topics.
+    /// Which topics; or a shared subscription ([`is_shared`]).
     pub filter: Filter,
     /// How.
     pub options: Options,
@@ -97,6 +103,8 @@ impl BusHandle {
             retained::Retained::load(tree, limits.max_retained, memory.clone(), metrics.clone())?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let position = Arc::<AtomicU64>::default();
+        let max_queued = limits.max_queued.as_usize();
+        let groups = Groups::new(Arc::clone(&log), metrics.clone(), memory.clone(), max_queued);
         let bus = task::Bus::new(
             Arc::clone(&log),
             retained,
@@ -104,17 +112,18 @@ impl BusHandle {
             metrics.clone(),
             receiver,
             Arc::clone(&position),
+            groups.clone(),
         );
-        let max_queued = limits.max_queued.as_usize();
-        let handle =
-            Self { commands, ids: Arc::default(), log, metrics, max_queued, memory, position };
+        let ids = Arc::default();
+        let handle = Self { commands, ids, log, metrics, max_queued, memory, position, groups };
         Ok((handle, Prepared(bus)))
     }
 
-    /// The way for one session, whose client id is `client`. It costs nothing until it subscribes.
-    pub fn subscriber(&self, client: Arc<str>) -> Subscriber {
+    /// The way for one session, whose client id is `client`; `kept` says whether it outlasts its
+    /// connection. It costs nothing until it subscribes.
+    pub fn subscriber(&self, client: Arc<str>, kept: bool) -> Subscriber {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        Subscriber::new(self.clone(), id, client)
+        Subscriber::new(self.clone(), id, client, kept)
     }
 
     /// The way for a session that was there before the daemon started, parked: it has everything
@@ -133,6 +142,11 @@ impl BusHandle {
     /// What the clients' memory is counted with.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// The groups of shared subscriptions.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
     }
 
     /// The event that is handed out next: whoever was to have one before has it in his queue, or is

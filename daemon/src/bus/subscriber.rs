@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::catch_up::{CatchUp, Reading, deliver};
 use super::event::{Delivery, Event, Options};
 use super::queue::{Queue, Taken};
+use super::share::{Members, is_shared};
 use super::task::{Command, Subscribed};
 use super::{BusHandle, Subscription};
 use crate::log::{Read, ReadError};
@@ -28,6 +29,11 @@ pub struct Subscriber {
     queue: Arc<Queue>,
     /// What the bus knows too, and the first event that each sees: for catching up.
     subscriptions: Held,
+    shared: Members,
+    /// Whether the groups come first next time.
+    shared_first: bool,
+    /// The session outlasts its connection.
+    kept: bool,
     catch_up: Option<CatchUp>,
     /// What the subscriptions take.
     own: Claim,
@@ -65,11 +71,25 @@ pub enum SubscriberError {
 }
 
 impl Subscriber {
-    pub(super) fn new(bus: BusHandle, id: u64, client: Arc<str>) -> Self {
-        let queue = Arc::new(Queue::new(bus.max_queued / 2, bus.memory.clone()));
-        let own = bus.memory.claim(Sort::Subscriptions, 0);
-        let (subscriptions, catch_up) = (Held::new(), None);
-        Self { bus, id, client, queue, subscriptions, catch_up, own, back_since: 0 }
+    pub(super) fn new(bus: BusHandle, id: u64, client: Arc<str>, kept: bool) -> Self {
+        let queue = Queue::new(bus.max_queued / 2, bus.memory.clone());
+        Self::with(bus, id, client, kept, queue.into())
+    }
+
+    fn with(bus: BusHandle, id: u64, client: Arc<str>, kept: bool, queue: Arc<Queue>) -> Self {
+        Self {
+            own: bus.memory.claim(Sort::Subscriptions, 0),
+            bus,
+            id,
+            client,
+            queue,
+            subscriptions: Held::new(),
+            shared: Members::new(id),
+            shared_first: false,
+            kept,
+            catch_up: None,
+            back_since: 0,
+        }
     }
 
     pub(super) fn restore(
@@ -90,8 +110,19 @@ impl Subscriber {
         };
         // A bus that has ended hands nothing out.
         let _ = bus.commands.send(command);
-        let own = bus.memory.claim(Sort::Subscriptions, subscriptions.keys().map(cost).sum());
-        Self { bus, id, client, queue, subscriptions, catch_up: None, own, back_since: 0 }
+        let mut this = Self::with(bus, id, client, true, queue);
+        this.own.set(subscriptions.keys().map(cost).sum());
+        for (filter, (options, from)) in subscriptions {
+            if is_shared(&filter) {
+                let Some(group) = this.bus.groups.open(&filter, from) else { continue };
+                // Before the bus comes to it: the client may be back first.
+                group.join(id, options, true, false, from);
+                this.shared.join(Some((filter, group, options, from)));
+            } else {
+                this.subscriptions.insert(filter, (options, from));
+            }
+        }
+        this
     }
 
     /// What it still has to get.
@@ -103,6 +134,7 @@ impl Subscriber {
     pub fn park(&mut self, next: Lsn) {
         self.catch_up = None;
         self.queue.park(next);
+        self.shared.set_live(false);
     }
 
     /// The session's client is back: it gets what it missed, and of the events before `now` only
@@ -110,16 +142,17 @@ impl Subscriber {
     pub fn unpark(&mut self, now: Lsn) {
         self.back_since = now;
         self.queue.unpark();
+        self.shared.set_live(true);
     }
 
     /// How many subscriptions it has.
     pub fn subscriptions(&self) -> usize {
-        self.subscriptions.len()
+        self.subscriptions.len() + self.shared.len()
     }
 
     /// Whether it has a subscription with exactly this filter.
     pub fn has(&self, filter: &Filter) -> bool {
-        self.subscriptions.contains_key(filter)
+        self.held(filter).is_some()
     }
 
     /// Whether there is memory for one more, with this filter, and for what it brings.
@@ -141,14 +174,22 @@ impl Subscriber {
             id: self.id,
             client: Arc::clone(&self.client),
             queue: Arc::clone(&self.queue),
+            kept: self.kept,
             subscriptions,
             reply,
         })?;
         let follows = self.catch_up.is_none() && !self.queue.is_behind();
-        let Subscribed { retained, from } = answer.await.map_err(|_| SubscriberError::Stopped)?;
+        let answer = answer.await.map_err(|_| SubscriberError::Stopped)?;
+        let Subscribed { retained, groups, from } = answer;
+        let mut groups = groups.into_iter();
         for (filter, options) in wanted {
-            if !self.subscriptions.contains_key(&filter) {
+            if !self.has(&filter) {
                 self.own.set(self.own.bytes() + cost(&filter));
+            }
+            if is_shared(&filter) {
+                let group = groups.next();
+                self.shared.join(group.map(|group| (filter, group, options, from)));
+                continue;
             }
             let held = self.subscriptions.entry(filter).or_insert((options, from));
             // What it got with QoS 0 is no gap that the log would have to fill.
@@ -163,14 +204,22 @@ impl Subscriber {
 
     /// The subscription with this filter, and the first event that it sees.
     pub fn held(&self, filter: &Filter) -> Option<(Options, Lsn)> {
-        self.subscriptions.get(filter).copied()
+        self.subscriptions.get(filter).copied().or_else(|| self.shared.get(filter))
     }
 
-    /// The delivery of an event that was sent before with `qos`, and is to be sent again.
-    pub fn again(&self, event: &EventRef<'_>, qos: Qos) -> Delivery {
-        let delivery = deliver(event, &self.subscriptions, &self.client, &self.bus.memory);
-        let lsn = event.lsn();
-        let alone = || Delivery::of(Event::copy(event, &self.bus.memory, Sort::Deliveries), lsn);
+    /// The delivery of an event that was sent before with `qos`, and is to be sent again; `group` is
+    /// the shared subscription that it was sent for.
+    pub fn again(&self, event: &EventRef<'_>, qos: Qos, group: Option<&str>) -> Delivery {
+        let (lsn, memory) = (event.lsn(), &self.bus.memory);
+        let alone = || Delivery::of(Event::copy(event, memory, Sort::Deliveries), lsn);
+        let delivery = match group {
+            None => deliver(event, &self.subscriptions, &self.client, memory),
+            Some(group) => self.shared.options(group).map(|options| {
+                let mut delivery = alone();
+                delivery.merge(&options);
+                delivery
+            }),
+        };
         Delivery { qos, ..delivery.unwrap_or_else(alone) }
     }
 
@@ -179,9 +228,9 @@ impl Subscriber {
         let mut found = Vec::with_capacity(filters.len());
         let mut gone = Vec::new();
         for filter in filters {
-            let old = self.subscriptions.remove_entry(filter);
-            found.push(old.is_some());
-            gone.extend(old.map(|(filter, _)| filter));
+            let had = self.subscriptions.remove(filter).is_some() || self.shared.remove(filter);
+            found.push(had);
+            gone.extend(had.then(|| filter.clone()));
         }
         self.own.set(self.own.bytes() - gone.iter().map(cost).sum::<usize>());
         if !gone.is_empty() {
@@ -212,12 +261,19 @@ impl Subscriber {
         self.bus.commands.send(command).map_err(|_| SubscriberError::Stopped)
     }
 
-    /// Ready when [`Subscriber::fill`] has something to do.
-    pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        match &mut self.catch_up {
+    /// Ready when [`Subscriber::fill`] has something to do. Events of shared subscriptions come only
+    /// where there is room in the client's window for at least one.
+    pub fn poll_ready(&mut self, context: &mut Context<'_>, window: usize) -> Poll<()> {
+        let own = match &mut self.catch_up {
             Some(catch_up) => catch_up.poll_ready(context),
             None => self.queue.poll_ready(context),
+        };
+        if window == 0 {
+            self.decline();
+        } else if own.is_pending() && !self.shared.is_empty() {
+            return self.shared.poll_ready(context);
         }
+        own
     }
 
     /// Whether it is none of the QoS 0 events of the time without a client.
@@ -225,8 +281,38 @@ impl Subscriber {
         delivery.qos > Qos::AtMostOnce || delivery.lsn.is_none_or(|lsn| lsn >= self.back_since)
     }
 
-    /// Puts what comes next into `into`, which is empty. It may stay so.
-    pub async fn fill(&mut self, into: &mut VecDeque<Delivery>) -> Result<(), SubscriberError> {
+    /// It can take nothing for now: events of shared subscriptions go to other members.
+    pub fn decline(&mut self) {
+        self.shared.decline();
+    }
+
+    /// Puts what comes next into `into`, which is empty. It may stay so. Of shared subscriptions there
+    /// are at most `window`.
+    pub async fn fill(
+        &mut self,
+        into: &mut VecDeque<Delivery>,
+        window: usize,
+    ) -> Result<(), SubscriberError> {
+        if window == 0 || self.shared.is_empty() {
+            return self.fill_own(into).await;
+        }
+        // In turn: neither waits for the other to be empty.
+        self.shared_first = !self.shared_first;
+        if self.shared_first {
+            self.shared.fill(into, window, &self.bus.log).await?;
+            if !into.is_empty() {
+                return Ok(());
+            }
+        }
+        self.fill_own(into).await?;
+        if into.is_empty() && !self.shared_first {
+            self.shared.fill(into, window, &self.bus.log).await?;
+        }
+        Ok(())
+    }
+
+    /// From its own queue, or the log.
+    async fn fill_own(&mut self, into: &mut VecDeque<Delivery>) -> Result<(), SubscriberError> {
         if self.catch_up.is_none() {
             match self.queue.take(into) {
                 Taken::Deliveries => {

@@ -1,12 +1,14 @@
 //! The bus's task: reads the log behind the commits, and hands each event to whom it concerns.
 
+mod commands;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tidegate_event::{Filter, Lsn};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -14,11 +16,12 @@ use super::event::{Delivery, Event, Options};
 use super::metrics::Metrics;
 use super::queue::Queue;
 use super::retained::Retained;
-use super::subscriber::Held;
+use super::share::{Desk, Groups};
 use super::trie::Trie;
-use super::{RetainHandling, Subscription};
 use crate::log::{Chunk, Log, Read, Reader};
 use crate::memory::{Memory, Sort};
+
+pub(super) use commands::{Command, Subscribed};
 
 /// Bytes read from the log at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -28,39 +31,6 @@ const MAX_PENDING: usize = 16;
 const QUIET_DELAY: Duration = Duration::from_millis(20);
 /// After the file system refused to read.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-
-/// What sessions ask of the bus. A session has one question open at a time, so the channel that
-/// carries them needs no bound of its own.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Adds or replaces subscriptions; answers with their retained messages.
-    Subscribe {
-        id: u64,
-        client: Arc<str>,
-        queue: Arc<Queue>,
-        subscriptions: Vec<Subscription>,
-        reply: oneshot::Sender<Subscribed>,
-    },
-    /// Takes up a session that has everything before `live_from`.
-    Restore { id: u64, client: Arc<str>, queue: Arc<Queue>, subscriptions: Held, live_from: Lsn },
-    /// Asks for the retained message of a topic.
-    Retained { topic: Box<str>, reply: oneshot::Sender<Option<Event>> },
-    /// Ends subscriptions.
-    Unsubscribe { id: u64, filters: Vec<Filter>, reply: oneshot::Sender<()> },
-    /// The session has read the log up to `from`; answers where the bus takes over.
-    Rejoin { id: u64, from: Lsn, reply: oneshot::Sender<Lsn> },
-    /// The session has ended.
-    Detach { id: u64 },
-}
-
-/// The answer to [`Command::Subscribe`].
-#[derive(Debug)]
-pub(super) struct Subscribed {
-    /// The retained messages.
-    pub(super) retained: Vec<Delivery>,
-    /// The first event that the subscriptions see.
-    pub(super) from: Lsn,
-}
 
 /// The bus.
 #[derive(Debug)]
@@ -76,6 +46,7 @@ pub(super) struct Bus {
     retained_to: Lsn,
     trie: Trie<Entry>,
     members: HashMap<u64, Member>,
+    desk: Desk,
     /// Members that have something pending.
     touched: Vec<u64>,
     retained: Retained,
@@ -89,11 +60,15 @@ pub(super) struct Bus {
 
 /// A subscription in the trie.
 #[derive(Debug)]
-struct Entry {
-    id: u64,
-    options: Options,
-    /// The first event that it sees: after a restart the bus begins with earlier ones.
-    from: Lsn,
+enum Entry {
+    Session {
+        id: u64,
+        options: Options,
+        /// The first event that it sees: after a restart the bus begins with earlier ones.
+        from: Lsn,
+    },
+    /// Of sessions that share it.
+    Group(u64),
 }
 
 /// A session that subscribed.
@@ -140,6 +115,7 @@ impl Bus {
         metrics: Metrics,
         commands: mpsc::UnboundedReceiver<Command>,
         position: Arc<AtomicU64>,
+        groups: Groups,
     ) -> Self {
         let retained_to = retained.applied();
         Self {
@@ -150,6 +126,7 @@ impl Bus {
             retained_to,
             trie: Trie::new(),
             members: HashMap::new(),
+            desk: Desk::new(groups),
             touched: Vec::new(),
             retained,
             memory,
@@ -257,7 +234,15 @@ impl Bus {
                 };
                 let lsn = event.lsn();
                 let mut copy: Option<Event> = None;
-                self.trie.matches(event.topic, |Entry { id, options, from }| {
+                self.trie.matches(event.topic, |entry| {
+                    let (id, options, from) = match entry {
+                        Entry::Session { id, options, from } => (id, options, from),
+                        Entry::Group(group) => {
+                            let copied = || Event::copy(&event, &self.memory, Sort::Deliveries);
+                            let event = || copy.get_or_insert_with(copied).clone();
+                            return self.desk.note(*group, lsn, event, &self.metrics);
+                        }
+                    };
                     let Some(member) = self.members.get_mut(id) else { return };
                     let late = member.behind || lsn < member.live_from.max(*from);
                     if late || !options.wants(&event, &member.client) {
@@ -291,83 +276,7 @@ impl Bus {
                 member.flush(&self.metrics);
             }
         }
-    }
-
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Subscribe { id, client, queue, subscriptions, reply } => {
-                let member = self.members.entry(id).or_insert_with(|| Member {
-                    client,
-                    queue,
-                    filters: BTreeSet::new(),
-                    live_from: 0,
-                    behind: false,
-                    pending: Vec::new(),
-                });
-                let mut retained = Vec::new();
-                for Subscription { filter, options, retain_handling } in subscriptions {
-                    let entry = Entry { id, options, from: self.next };
-                    let old = self.trie.insert(&filter, entry, |old| old.id == id);
-                    let wanted = match retain_handling {
-                        RetainHandling::Always => true,
-                        RetainHandling::New => old.is_none(),
-                        RetainHandling::Never => false,
-                    };
-                    for message in self.retained.matching(&filter).filter(|_| wanted) {
-                        if options.no_local && *message.origin == *member.client {
-                            continue;
-                        }
-                        let mut delivery = Delivery::new(message.event.clone());
-                        delivery.merge(&options);
-                        delivery.retain = true;
-                        retained.push(delivery);
-                    }
-                    member.filters.insert(filter);
-                }
-                self.metrics.deliveries.inc_by(retained.len() as u64);
-                // A session that has gone meanwhile detaches next.
-                let _ = reply.send(Subscribed { retained, from: self.next });
-            }
-            Command::Restore { id, client, queue, subscriptions, live_from } => {
-                let behind = queue.unsent().is_some();
-                let mut filters = BTreeSet::new();
-                for (filter, (options, from)) in subscriptions {
-                    self.trie.insert(&filter, Entry { id, options, from }, |old| old.id == id);
-                    filters.insert(filter);
-                }
-                let pending = Vec::new();
-                let member = Member { client, queue, filters, live_from, behind, pending };
-                self.members.insert(id, member);
-            }
-            Command::Retained { topic, reply } => {
-                let _ = reply.send(self.retained.get(&topic));
-            }
-            Command::Unsubscribe { id, filters, reply } => {
-                if let Some(member) = self.members.get_mut(&id) {
-                    for filter in &filters {
-                        member.filters.remove(filter);
-                    }
-                }
-                for filter in &filters {
-                    self.trie.remove(filter, |entry| entry.id == id);
-                }
-                let _ = reply.send(());
-            }
-            Command::Rejoin { id, from, reply } => {
-                let takes_over = self.next.max(from);
-                if let Some(member) = self.members.get_mut(&id) {
-                    member.live_from = takes_over;
-                    member.behind = !member.queue.rejoin();
-                }
-                let _ = reply.send(takes_over);
-            }
-            Command::Detach { id } => {
-                for filter in self.members.remove(&id).into_iter().flat_map(|gone| gone.filters) {
-                    self.trie.remove(&filter, |entry| entry.id == id);
-                }
-            }
-        }
-        self.metrics.subscriptions.set(self.trie.len() as i64);
+        self.desk.flush(&self.metrics);
     }
 
     fn write(&mut self) {

@@ -229,8 +229,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             return Poll::Ready(Ok(Wake::Read(count)));
         }
         let held = self.journal.as_ref().map_or(0, Journal::backlog);
-        if self.outbound.wants(self.wire.backlog() + held)
-            && (self.again.is_some() || self.subscriber.poll_ready(context).is_ready())
+        if !self.outbound.wants(self.wire.backlog() + held) {
+            self.subscriber.decline();
+        } else if self.again.is_some()
+            || self.subscriber.poll_ready(context, self.session.window()).is_ready()
         {
             return Poll::Ready(Ok(Wake::Deliveries));
         }

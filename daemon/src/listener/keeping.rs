@@ -68,7 +68,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// Puts what comes next into `outbound`: first what was under way before.
     pub(super) async fn fill(&mut self) -> Result<(), End> {
         let Some(again) = &mut self.again else {
-            return Ok(self.subscriber.fill(&mut self.outbound.deliveries).await?);
+            let window = self.session.window();
+            return Ok(self.subscriber.fill(&mut self.outbound.deliveries, window).await?);
         };
         if !again.fill(&self.subscriber, &mut self.outbound.again).await? {
             self.again = None;
@@ -148,6 +149,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if !left.is_empty() {
             self.shared.supervisor.spawn("last events", Role::Ordinary, copies::settle(left));
         }
+        // What it did not send, or its client did not acknowledge, of shared subscriptions is for others.
+        self.outbound.deliveries.clear();
+        self.session.close();
         let Self { hold, subscriber, mut wire, mut rights, .. } = self;
         let will = self.will.filter(|_| end.publishes_will());
         // Before the last words: another connection may wait for it.

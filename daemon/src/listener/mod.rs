@@ -18,7 +18,8 @@
 //! - A client that takes nothing of what waits for it for `limits.send-timeout` is let go.
 //! - A session outlasts its connection where the client asks for it, and the daemon too
 //!   (`sessions`).
-//! - There are no shared subscriptions (0x9E) and authentication methods (0x8C) yet. `$SYS` and
+//! - Shared subscriptions are there for 3.1.1 clients too.
+//! - There are no authentication methods (0x8C) yet. `$SYS` and
 //!   `$share` are not open to publishers (0x90), but for the state of a mosquitto bridge; other topics
 //!   that begin with `$` are, and no wildcard in front matches them.
 //! - A mosquitto bridge connects with its default settings (protocol level 0x84).

@@ -2,6 +2,7 @@
 //! and packet size.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use tidegate_event::Qos;
 
@@ -104,23 +105,37 @@ impl Outbound {
         while out.len() < self.max_backlog
             && !self.resumes
             && self.again.is_empty()
-            && let Some(delivery) = self.deliveries.front()
+            && let Some(delivery) = self.deliveries.front_mut()
         {
             let expiry = delivery.event.expiry(unix_micros());
+            let mut loan = delivery.loan.take().map(|loan| *loan);
+            if loan.as_ref().is_some_and(|loan| !loan.may_leave(delivery.qos)) {
+                self.deliveries.pop_front();
+                continue;
+            }
             if expiry != Some(0) && rights.may_receive(delivery.event.topic()) {
                 let mut id = 0;
                 if delivery.qos != Qos::AtMostOnce {
-                    let Some(free) = session.send(delivery.qos) else { break };
+                    let Some(free) = session.send(delivery.qos) else {
+                        delivery.loan = loan.map(Box::new);
+                        break;
+                    };
                     id = free;
                 }
                 if self.writer.write(delivery, id, expiry, out) {
                     if id != 0 {
-                        session.sent(id, delivery.qos, || What::of(delivery));
+                        let group = loan.as_ref().map(|loan| Arc::clone(loan.group()));
+                        let what = || What::of(delivery, group);
+                        session.sent(id, delivery.qos, what, loan.take());
                         sent.exactly_once |= delivery.qos == Qos::ExactlyOnce;
                     }
                 } else if id != 0 {
                     session.unsend(id);
                 }
+            }
+            if let Some(loan) = loan {
+                // This client cannot have it, and that is as if it had.
+                loan.settle();
             }
             let greeting = delivery.lsn.is_none();
             self.deliveries.pop_front();

@@ -15,6 +15,7 @@ use tidegate_event::Qos;
 
 use super::codec::{Ack, Bad, Reason};
 use super::sessions::{Flight, Resumed, What};
+use crate::bus::Loan;
 
 /// The state of one session.
 #[derive(Debug)]
@@ -29,6 +30,9 @@ pub(super) struct Session {
     receive_maximum: Option<usize>,
     /// Outbound packet ids in use.
     outgoing: HashMap<u16, Out>,
+    /// Of shared subscriptions, with QoS 1, of a session that ends with its connection: until they are
+    /// acknowledged.
+    loans: HashMap<u16, Loan>,
     /// How many deliveries may be sent until one is acknowledged (MQTT 5.0 section 4.9).
     quota: usize,
     last_id: u16,
@@ -45,6 +49,8 @@ pub(super) struct Notes {
     pub(super) released: Vec<u16>,
     /// Deliveries that are about to leave.
     pub(super) sent: Vec<Flight>,
+    /// Those of them that are of shared subscriptions: until the log has them as sent.
+    pub(super) loans: Vec<Loan>,
     /// Those whose PUBREC came.
     pub(super) received: Vec<u16>,
     /// Those that need nothing more.
@@ -113,6 +119,7 @@ impl Session {
             carried: 0,
             receive_maximum,
             outgoing: HashMap::new(),
+            loans: HashMap::new(),
             quota: window,
             last_id: 0,
             notes: None,
@@ -143,7 +150,8 @@ impl Session {
     pub(super) fn memory(&self) -> usize {
         // A hash table has a byte of its own for each entry.
         self.incoming.capacity() * (size_of::<(u16, Incoming)>() + 1)
-            + self.outgoing.capacity() * (size_of::<(u16, Outgoing)>() + 1)
+            + self.outgoing.capacity() * (size_of::<(u16, Out)>() + 1)
+            + self.loans.capacity() * (size_of::<(u16, Loan)>() + 1)
     }
 
     /// What happened since this was emptied last.
@@ -224,8 +232,23 @@ impl Session {
     }
 
     /// The delivery that has this packet id now leaves.
-    pub(super) fn sent(&mut self, id: u16, qos: Qos, what: impl FnOnce() -> What) {
-        self.note(|notes| notes.sent.push(Flight { id, qos, what: what() }));
+    pub(super) fn sent(
+        &mut self,
+        id: u16,
+        qos: Qos,
+        what: impl FnOnce() -> What,
+        loan: Option<Loan>,
+    ) {
+        match (&mut self.notes, loan) {
+            (Some(notes), loan) => {
+                notes.sent.push(Flight { id, qos, what: what() });
+                notes.loans.extend(loan);
+            }
+            // Nobody else gets it any more (`[MQTT-4.8.2-5]`).
+            (None, Some(loan)) if qos == Qos::ExactlyOnce => loan.settle(),
+            (None, Some(loan)) => _ = self.loans.insert(id, loan),
+            (None, None) => {}
+        }
     }
 
     /// The delivery with this packet id was not sent after all.
@@ -258,12 +281,27 @@ impl Session {
 
     /// Whether another delivery with QoS 1 or 2 may leave.
     pub(super) fn has_window(&self) -> bool {
-        self.quota > 0 && self.outgoing.len() < usize::from(u16::MAX)
+        self.window() > 0
+    }
+
+    /// How many more may leave.
+    pub(super) fn window(&self) -> usize {
+        self.quota.min(usize::from(u16::MAX).saturating_sub(self.outgoing.len()))
+    }
+
+    /// The connection ends. What it did not acknowledge of shared subscriptions others get.
+    pub(super) fn close(&mut self) {
+        self.loans.clear();
     }
 
     fn done(&mut self, id: u16) {
         if self.outgoing.remove(&id).is_some_and(|out| out.counts) {
             self.quota += 1;
+        }
+        if !self.loans.is_empty()
+            && let Some(loan) = self.loans.remove(&id)
+        {
+            loan.settle();
         }
         self.note(|notes| notes.done.push(id));
     }

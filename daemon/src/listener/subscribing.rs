@@ -9,7 +9,7 @@ use super::codec::Bad;
 use super::codec::{self, Frame, Kind, Reason, Subscribe, SubscribeFilter, Unsubscribe, Version};
 use super::connection::Connection;
 use super::sessions;
-use crate::bus::{Options, Subscription};
+use crate::bus::{Options, RetainHandling, Subscription, names_share, shared_filter};
 
 /// A packet that the bus must be asked about.
 pub(super) enum Request {
@@ -75,16 +75,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         identifier: Option<u32>,
     ) -> Result<Subscription, Reason> {
         let limits = &self.shared.limits;
-        if requested.text.starts_with("$share/") {
-            return Err(Reason::SharedSubscriptionsNotSupported);
-        }
         let filter = Filter::new(&requested.text).map_err(|_| Reason::FilterInvalid)?;
+        let shared = names_share(&requested.text);
+        let topics = match shared {
+            true => shared_filter(&requested.text).ok_or(Reason::FilterInvalid)?,
+            false => filter.clone(),
+        };
         if requested.text.len() > limits.max_topic_length
-            || requested.text.split('/').count() > limits.max_topic_levels
+            || topics.as_str().split('/').count() > limits.max_topic_levels
         {
             return Err(Reason::FilterInvalid);
         }
-        if !self.rights.may_subscribe(&filter) {
+        if !self.rights.may_subscribe(&topics) {
             return Err(Reason::NotAuthorized);
         }
         // Retained messages wait in `outbound`, in the client's turn: it must take those of earlier
@@ -97,11 +99,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
         let options = Options {
             qos: requested.qos,
-            no_local: requested.no_local || self.bridge,
+            no_local: requested.no_local || (self.bridge && !shared),
             retain_as_published: requested.retain_as_published || self.bridge,
             identifier,
         };
-        Ok(Subscription { filter, options, retain_handling: requested.retain_handling })
+        // `[MQTT-3.3.1-9]` does not hold for shared ones: section 4.8.2.
+        let retain_handling =
+            if shared { RetainHandling::Never } else { requested.retain_handling };
+        Ok(Subscription { filter, options, retain_handling })
     }
 
     async fn unsubscribe(&mut self, unsubscribe: Unsubscribe) -> Result<(), End> {

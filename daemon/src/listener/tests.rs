@@ -10,6 +10,7 @@ mod options;
 mod publishing;
 mod resuming;
 mod sessions;
+mod sharing;
 mod statements;
 mod subscribing;
 mod waiting;

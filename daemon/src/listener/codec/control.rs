@@ -110,13 +110,17 @@ pub(in crate::listener) fn subscribe(
         return Err(Bad::protocol("SUBSCRIBE without a filter"));
     }
     while !input.is_empty() {
-        input.text()?;
+        let filter = input.text()?;
         let options = input.byte()?;
         if options & reserved != 0 || options & 3 == 3 {
             return Err(Bad::malformed("subscription options that cannot be"));
         }
         if options & 0x30 == 0x30 {
             return Err(Bad::protocol("retain handling 3"));
+        }
+        // `[MQTT-3.8.3-4]`
+        if options & 4 != 0 && filter.starts_with("$share/") {
+            return Err(Bad::protocol("no local on a shared subscription"));
         }
     }
     let Packet::Subscribe(subscribe, _) = decode(frame.whole, version)? else {
@@ -170,7 +174,6 @@ pub(in crate::listener) fn write_accepted(accepted: Accepted, version: Version, 
         topic_alias_max: Some(accepted.topic_alias_maximum),
         server_keep_alive: accepted.keep_alive,
         retain_available: (!accepted.retain_available).then_some(0),
-        shared_subscription_available: Some(0),
         ..mqtt::ConnAckProperties::default()
     };
     encode(Packet::ConnAck(connack, Some(properties)), version, out);
@@ -225,7 +228,6 @@ pub(in crate::listener) fn write_suback(
         (Err(Reason::FilterInvalid), _) => Code::TopicFilterInvalid,
         (Err(Reason::NotAuthorized), _) => Code::NotAuthorized,
         (Err(Reason::QuotaExceeded), _) => Code::QuotaExceeded,
-        (Err(Reason::SharedSubscriptionsNotSupported), _) => Code::SharedSubscriptionsNotSupported,
         (Err(_), _) => Code::Unspecified,
     };
     let return_codes = granted.iter().map(code).collect();

@@ -27,7 +27,6 @@ pub(in crate::listener) enum Reason {
     PacketTooLarge = 0x95,
     QuotaExceeded = 0x97,
     RetainNotSupported = 0x9a,
-    SharedSubscriptionsNotSupported = 0x9e,
     ConnectionRateExceeded = 0x9f,
     MaximumConnectTime = 0xa0,
 }

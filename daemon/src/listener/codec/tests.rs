@@ -28,7 +28,7 @@ fn delivery(qos: Qos, list: &[u8], payload: &[u8]) -> Delivery {
         payload,
     };
     let event = Event::copy(&event, &Memory::new(0), Sort::Deliveries);
-    Delivery { event, lsn: None, qos, retain: true, identifiers: vec![] }
+    Delivery { event, lsn: None, qos, retain: true, identifiers: vec![], loan: None }
 }
 
 #[test]
@@ -110,14 +110,14 @@ fn a_suback_has_words_for_both_versions() {
         Ok(Qos::ExactlyOnce),
         Err(Reason::FilterInvalid),
         Err(Reason::QuotaExceeded),
-        Err(Reason::SharedSubscriptionsNotSupported),
+        Err(Reason::NotAuthorized),
     ];
     let mut out = Vec::new();
     write_suback(5, &granted, Version::V4, &mut out);
     assert_eq!(out, [0x90, 6, 0, 5, 2, 0x80, 0x80, 0x80]);
     out.clear();
     write_suback(5, &granted, Version::V5, &mut out);
-    assert_eq!(out, [0x90, 7, 0, 5, 0, 2, 0x8f, 0x97, 0x9e]);
+    assert_eq!(out, [0x90, 7, 0, 5, 0, 2, 0x8f, 0x97, 0x87]);
 }
 
 #[test]

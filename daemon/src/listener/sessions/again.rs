@@ -59,7 +59,8 @@ impl Again {
         {
             let delivery = match &flight.what {
                 _ if received => None,
-                What::Event(lsn) => self.find(*lsn, &flight, subscriber)?,
+                What::Event(lsn) => self.find(*lsn, &flight, None, subscriber)?,
+                What::Shared(group, lsn) => self.find(*lsn, &flight, Some(group), subscriber)?,
                 What::Retained(topic) => {
                     let message = subscriber.retained(topic).await?;
                     message.map(|message| Delivery { qos: flight.qos, ..message })
@@ -75,7 +76,7 @@ impl Again {
     pub(in crate::listener) fn topics(&self) -> HashSet<Box<str>> {
         let topics = self.flights.iter().filter_map(|(flight, _)| match &flight.what {
             What::Retained(topic) => Some(topic.clone()),
-            What::Event(_) => None,
+            What::Event(_) | What::Shared(..) => None,
         });
         topics.collect()
     }
@@ -85,6 +86,7 @@ impl Again {
         &mut self,
         lsn: Lsn,
         flight: &Flight,
+        group: Option<&str>,
         subscriber: &Subscriber,
     ) -> Result<Option<Delivery>, ReadError> {
         let mut passed = lsn > self.log.committed();
@@ -92,7 +94,7 @@ impl Again {
             let found = {
                 let mut events = self.chunk.frames().flat_map(|frame| frame.events()).flatten();
                 let event = events.find(|event| event.lsn() == lsn);
-                event.map(|event| subscriber.again(&event, flight.qos))
+                event.map(|event| subscriber.again(&event, flight.qos, group))
             };
             if found.is_some() {
                 return Ok(found);

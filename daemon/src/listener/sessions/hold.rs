@@ -226,7 +226,7 @@ impl Sessions {
         if let Some(will) = will {
             self.publish(&will, client);
         }
-        table.end(client, &self.0.log);
+        table.end(client, &self.0);
     }
 
     /// The session for a new connection.
@@ -251,7 +251,7 @@ impl Sessions {
             inner.metrics.sessions_resumed.inc();
             return (Some(kept), subscriber, Some(resumed));
         }
-        let subscriber = inner.bus.subscriber(Arc::clone(client));
+        let subscriber = inner.bus.subscriber(Arc::clone(client), expiry > 0);
         if expiry == 0 {
             return (None, subscriber, None);
         }
@@ -393,7 +393,7 @@ impl Drop for Hold {
             return leave(&mut table, &client, self.ticket);
         };
         if self.expiry == 0 {
-            table.end(&client, &sessions.0.log);
+            table.end(&client, &sessions.0);
         } else {
             let (subscriber, ends, will) = self.park(&kept);
             if let Some(entry) = table.clients.get_mut(&client) {

@@ -154,6 +154,7 @@ impl Journal {
             for record in changes.iter().chain(&records).filter(|record| !record.is_empty()) {
                 live.record(&self.client, record);
             }
+            live.loans.append(&mut notes.loans);
             if !urgent && live.unlogged.len() < LAZY {
                 drop(live);
                 notes.clear();
@@ -255,12 +256,13 @@ impl Journal {
 
 impl Notes {
     fn is_empty(&self) -> bool {
-        let Self { taken, released, sent, received, done } = self;
+        let Self { taken, released, sent, loans: _, received, done } = self;
         sent.is_empty() && [taken, released, received, done].iter().all(|ids| ids.is_empty())
     }
 
     fn clear(&mut self) {
         self.sent.clear();
+        self.loans.clear();
         for ids in [&mut self.taken, &mut self.released, &mut self.received, &mut self.done] {
             ids.clear();
         }

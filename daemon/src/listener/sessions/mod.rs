@@ -53,7 +53,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
-use crate::bus::{Backlog, BusHandle, Subscriber};
+use crate::bus::{Backlog, BusHandle, Loan, Standing, Subscriber, note_returned};
 use crate::gate::Gate;
 use crate::log::{Append, Log};
 use crate::memory::{Claim, Memory, Sort};
@@ -73,6 +73,8 @@ const SESSION: usize = 2048;
 
 /// The name of the sessions' tree in the state.
 const TREE: &str = "sessions";
+/// What the key of a group of a shared subscription begins with there: no client id does.
+const GROUP: u8 = 0xff;
 
 /// All sessions, of all listeners. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -93,6 +95,8 @@ struct Inner {
     earlier: Notify,
     /// A session that is kept has changed since the last save.
     touched: AtomicBool,
+    /// Groups as the state has them; none where that is not known.
+    groups: Mutex<HashMap<Arc<str>, Option<Standing>>>,
     needed: Arc<AtomicU64>,
 }
 
@@ -143,6 +147,8 @@ struct Live {
     backlog: Backlog,
     /// Control blocks that the log does not have yet, in order.
     unlogged: Vec<u8>,
+    /// Deliveries of shared subscriptions that these say are sent.
+    loans: Vec<Loan>,
     /// Whether the state does not have it as it is.
     dirty: bool,
     /// The [`Backlog`] that the state has.
@@ -212,17 +218,24 @@ impl Table {
         self.due.extend(entry.due.map(|due| (due, Arc::clone(client))));
     }
 
-    /// Ends the session of `client`: it is forgotten, here, in the log and in the state.
-    fn end(&mut self, client: &Arc<str>, log: &Log) {
+    /// Ends the session of `client`: it is forgotten, here, in the log and in the state. What was in
+    /// flight of shared subscriptions goes to other members.
+    fn end(&mut self, client: &Arc<str>, inner: &Inner) {
         self.schedule(client, None, None);
         let Some(entry) = self.clients.get_mut(client) else { return };
         entry.parked = None;
         if let Some(kept) = entry.kept.take() {
             self.kept -= 1;
             self.ended.insert(Arc::clone(client));
-            self.unlogged.append(&mut kept.lock().unlogged);
+            let mut live = kept.lock();
+            live.loans.drain(..).for_each(Loan::settle);
+            self.unlogged.append(&mut live.unlogged);
+            for (group, lsns) in live.stored.shared() {
+                inner.bus.groups().give_back(group, &lsns);
+                note_returned(group, lsns, &mut self.unlogged);
+            }
             Record::Ended.write(client, &mut self.unlogged);
-            self.append(log);
+            self.append(&inner.log);
         }
     }
 
@@ -242,6 +255,7 @@ impl Kept {
             stored,
             backlog,
             unlogged: Vec::new(),
+            loans: Vec::new(),
             dirty: true,
             saved_unsent: None,
             floor: None,
@@ -286,6 +300,7 @@ impl Live {
             self.unlogged.clear();
             // A burst is over.
             self.unlogged.shrink_to(1024);
+            self.loans.drain(..).for_each(Loan::settle);
         }
         append
     }

@@ -19,9 +19,13 @@
 //! will            delay varint | flags u8 (bits 0-1 QoS, 2 retain) | topic, properties, payload: text
 //! subscription    flags u8 (bits 0-1 QoS, 2 no local, 3 retain as published, 4 has an identifier,
 //!                 5 greeting) | filter: text | from varint | identifier varint, if it has one
-//! flight          flags u8 (bits 0-1 QoS, 2 retained message) | packet id u16
-//!                 | LSN varint, or topic: text
+//! flight          flags u8 (bits 0-1 QoS, 2 retained message, 3 shared, 4 group follows)
+//!                 | packet id u16 | LSN varint, or topic: text | group: text
 //! ```
+//!
+//! The filter of a shared subscription is `$share/NAME/FILTER`. A flight for one says so, and the first
+//! of a list says for which; others for the same one follow without. What a group of them leaves in the
+//! log is in [`crate::bus`] (15 to 17).
 //!
 //! Integers are little-endian, a varint has 7 bits a byte, the low ones first; a text is a varint
 //! length and bytes. Lists go on to the end of the body. The last record about a thing counts, so that
@@ -30,6 +34,7 @@
 //! blocks that make it anew.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use tidegate_event::record::write_control;
 use tidegate_event::{Filter, Lsn, Qos, varint};
@@ -107,22 +112,26 @@ pub(in crate::listener) enum What {
     Event(Lsn),
     /// The retained message of this topic.
     Retained(Box<str>),
+    /// The event that the group of this shared subscription gave to the session.
+    Shared(Arc<str>, Lsn),
 }
 
 impl What {
     /// Bytes that it takes beside itself.
     pub(super) fn memory(&self) -> usize {
         match self {
-            Self::Event(_) => 0,
+            // The name of the group is the group's own.
+            Self::Event(_) | Self::Shared(..) => 0,
             Self::Retained(topic) => topic.len(),
         }
     }
 
-    /// What a delivery is of.
-    pub(in crate::listener) fn of(delivery: &Delivery) -> Self {
-        match delivery.lsn {
-            Some(lsn) => Self::Event(lsn),
-            None => Self::Retained(delivery.event.topic().into()),
+    /// What a delivery is of, and which group it is from.
+    pub(in crate::listener) fn of(delivery: &Delivery, group: Option<Arc<str>>) -> Self {
+        match (delivery.lsn, group) {
+            (Some(lsn), Some(group)) => Self::Shared(group, lsn),
+            (Some(lsn), None) => Self::Event(lsn),
+            (None, _) => Self::Retained(delivery.event.topic().into()),
         }
     }
 }
@@ -149,6 +158,8 @@ const AS_PUBLISHED: u8 = 1 << 3;
 const HAS_IDENTIFIER: u8 = 1 << 4;
 const GREETING: u8 = 1 << 5;
 const RETAINED: u8 = 1 << 2;
+const SHARED: u8 = 1 << 3;
+const HAS_GROUP: u8 = 1 << 4;
 
 impl Record<'_> {
     /// Appends it, about the session of `client`, as a control block.
@@ -193,7 +204,8 @@ impl Record<'_> {
             }
             Self::Greeted => 7,
             Self::Sent(list) => {
-                list.iter().for_each(|flight| flight.put(out));
+                let mut group = None;
+                list.iter().for_each(|flight| flight.put(&mut group, out));
                 8
             }
             Self::Received(ids) => put_ids(9, ids, out),
@@ -236,7 +248,7 @@ impl Record<'_> {
             5 => Record::Subscribed(input.list(Input::subscription)?),
             6 => Record::Unsubscribed(input.list(Input::filter)?),
             7 => Record::Greeted,
-            8 => Record::Sent(input.list(Input::flight)?),
+            8 => Record::Sent(input.flights()?),
             9 => Record::Received(input.list(Input::id)?),
             10 => Record::Done(input.list(Input::id)?),
             11 => Record::Released(input.list(Input::id)?),
@@ -271,13 +283,23 @@ impl Subscription {
 }
 
 impl Flight {
-    fn put(&self, out: &mut Vec<u8>) {
-        let retained = matches!(self.what, What::Retained(_));
-        out.push(self.qos as u8 | flag(retained, RETAINED));
+    /// `last` is the group that was named last.
+    fn put<'a>(&'a self, last: &mut Option<&'a str>, out: &mut Vec<u8>) {
+        let (what, group) = match &self.what {
+            What::Event(_) => (0, None),
+            What::Retained(_) => (RETAINED, None),
+            What::Shared(group, _) if *last == Some(group) => (SHARED, None),
+            What::Shared(group, _) => (SHARED | HAS_GROUP, Some(&**group)),
+        };
+        out.push(self.qos as u8 | what);
         out.extend_from_slice(&self.id.to_le_bytes());
         match &self.what {
-            What::Event(lsn) => varint::write(*lsn, out),
+            What::Event(lsn) | What::Shared(_, lsn) => varint::write(*lsn, out),
             What::Retained(topic) => put_text(topic.as_bytes(), out),
+        }
+        if let Some(group) = group {
+            put_text(group.as_bytes(), out);
+            *last = Some(group);
         }
     }
 }
@@ -371,14 +393,30 @@ impl<'a> Input<'a> {
         Ok(Subscription { filter, options, from, greeting: flags & GREETING != 0 })
     }
 
-    fn flight(&mut self) -> Result<Flight, Malformed> {
+    fn flight(&mut self, last: &mut Option<Arc<str>>) -> Result<Flight, Malformed> {
         let flags = self.byte()?;
         let id = self.id()?;
-        let what = match flags & RETAINED {
+        let what = match flags & (RETAINED | SHARED) {
             0 => What::Event(self.number()?),
-            _ => What::Retained(self.text()?.into()),
+            RETAINED => What::Retained(self.text()?.into()),
+            SHARED => {
+                let lsn = self.number()?;
+                if flags & HAS_GROUP != 0 {
+                    *last = Some(self.text()?.into());
+                }
+                What::Shared(last.clone().ok_or(Malformed)?, lsn)
+            }
+            _ => return Err(Malformed),
         };
         Ok(Flight { id, qos: qos(flags)?, what })
+    }
+
+    fn flights(&mut self) -> Result<Cow<'static, [Flight]>, Malformed> {
+        let (mut list, mut group) = (Vec::new(), None);
+        while !self.0.is_empty() {
+            list.push(self.flight(&mut group)?);
+        }
+        Ok(list.into())
     }
 
     fn list<T: Clone>(

@@ -3,7 +3,8 @@
 //! Pure. The same records make it while its client is connected, when the log is read at the start,
 //! and from the state; so a reconnect and a restart go on from the same.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use tidegate_event::{Lsn, Qos, record};
 
@@ -108,10 +109,24 @@ impl Stored {
         }
     }
 
+    /// The QoS 1 events under way that groups gave it: others get them once it has ended. QoS 2 that
+    /// was begun nobody else gets (`[MQTT-4.8.2-5]`).
+    pub(super) fn shared(&self) -> BTreeMap<&Arc<str>, Vec<Lsn>> {
+        let mut shared = BTreeMap::<_, Vec<Lsn>>::new();
+        for (flight, _) in &self.outgoing {
+            if let What::Shared(group, lsn) = &flight.what
+                && flight.qos == Qos::AtLeastOnce
+            {
+                shared.entry(group).or_default().push(*lsn);
+            }
+        }
+        shared
+    }
+
     /// The first event that a delivery under way is of.
     pub(super) fn oldest_flight(&self) -> Option<Lsn> {
         let lsns = self.outgoing.iter().filter_map(|(flight, received)| match flight.what {
-            What::Event(lsn) if !received => Some(lsn),
+            What::Event(lsn) | What::Shared(_, lsn) if !received => Some(lsn),
             _ => None,
         });
         lsns.min()

@@ -24,6 +24,10 @@ fn flight(id: u16, lsn: u64) -> Flight {
     Flight { id, qos: Qos::ExactlyOnce, what: What::Event(lsn) }
 }
 
+fn shared(id: u16, group: &str, lsn: u64) -> Flight {
+    Flight { id, qos: Qos::AtLeastOnce, what: What::Shared(group.into(), lsn) }
+}
+
 fn will() -> Will {
     Will {
         delay: 5,
@@ -47,6 +51,15 @@ fn every_record() -> Vec<Record<'static>> {
         Record::Unsubscribed(vec![Filter::new("a/#").unwrap()].into()),
         Record::Greeted,
         Record::Sent(vec![flight(1, u64::MAX), retained].into()),
+        Record::Sent(
+            vec![
+                shared(2, "$share/g/a", 70_000),
+                flight(3, 4),
+                shared(4, "$share/g/a", 8),
+                shared(5, "$share/h/a", 8),
+            ]
+            .into(),
+        ),
         Record::Received(vec![1, 65535].into()),
         Record::Done(vec![7].into()),
         Record::Released(vec![].into()),
@@ -120,9 +133,21 @@ fn deliveries_keep_their_order_and_go_on_behind_the_last() {
 }
 
 #[test]
+fn what_a_group_gave_does_not_move_a_session_on_and_qos_1_of_it_is_for_others() {
+    let mut stored = Stored::new(60);
+    let sent = |flights: Vec<Flight>| Record::Sent(flights.into());
+    apply(&mut stored, &[sent(vec![flight(1, 10), shared(2, "$share/g/a", 90)])]);
+    let begun = Flight { qos: Qos::ExactlyOnce, ..shared(3, "$share/g/a", 5) };
+    apply(&mut stored, &[sent(vec![begun, shared(4, "$share/g/a", 7)])]);
+    assert_eq!((stored.next, stored.oldest_flight()), (11, Some(5)));
+    let shared: Vec<_> = stored.shared().into_values().collect();
+    assert_eq!(shared, [[90, 7]]);
+}
+
+#[test]
 fn a_session_that_is_opened_has_nothing_of_the_one_before() {
     let mut stored = Stored::new(60);
-    apply(&mut stored, &every_record()[5..9]);
+    apply(&mut stored, &every_record()[5..10]);
     stored.apply(&Record::Opened { expiry: 9 });
     assert_eq!(stored, Stored::new(9));
 }
@@ -131,7 +156,7 @@ fn a_session_that_is_opened_has_nothing_of_the_one_before() {
 fn what_the_state_holds_makes_the_session_anew() {
     let mut stored = Stored::new(60);
     let records = every_record();
-    apply(&mut stored, &records[5..9]);
+    apply(&mut stored, &records[5..10]);
     stored.apply(&Record::Taken(vec![4, 5].into()));
     stored.apply(&Record::Sent(vec![flight(2, 9), flight(3, 11)].into()));
     stored.apply(&Record::Received(vec![2].into()));

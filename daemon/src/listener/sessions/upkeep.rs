@@ -1,8 +1,8 @@
 //! What happens to sessions while nobody looks: wills and sessions that are due, what the log is to
 //! have, what the state is to have, and what the log must keep.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tidegate_event::Lsn;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::records::{Detached, Record};
-use super::{Kept, Sessions, Table};
+use super::{GROUP, Kept, Sessions, Table};
 use crate::state::{Change, State};
 use crate::supervise::{Role, Supervisor};
 
@@ -81,7 +81,7 @@ impl Sessions {
             }
             match ends {
                 Some(end) if end <= now && will.is_none() => {
-                    table.end(&client, &inner.log);
+                    table.end(&client, inner);
                     table.clients.remove(&client);
                     inner.metrics.sessions_expired.inc();
                     inner.metrics.sessions.set(table.kept as i64);
@@ -121,15 +121,26 @@ impl Sessions {
         let mark = inner.log.control_mark();
         let late = saved.at.elapsed() >= POSITION_DELAY;
         // Before anything of a session is read.
-        let touched = inner.touched.swap(false, Ordering::AcqRel);
+        let touched =
+            inner.touched.swap(false, Ordering::AcqRel) | inner.bus.groups().take_touched();
         if !at_once && !touched && (seen == saved.seen || !late) {
             return;
         }
         let mut table = self.lock();
         table.append(&inner.log);
         let covered = table.cover(self, seen.0.min(seen.1.saturating_sub(1)));
-        let (changes, needed) = table.changes();
+        // Before the sessions: what a group does not owe any more they have. None ends meanwhile.
+        let mut groups = inner.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut had = groups.clone();
+        let shared = inner.bus.groups().save(seen.1, &mut had);
+        let (mut changes, mut needed) = table.changes();
         drop(table);
+        needed = needed.min(shared.needed.unwrap_or(Lsn::MAX));
+        changes.extend(shared.changes.into_iter().map(|(group, value)| {
+            let mut key = vec![GROUP];
+            key.extend_from_slice(group.as_bytes());
+            (key, value)
+        }));
         // First what must stay: who sees what is covered sees this too.
         inner.needed.store(needed, Ordering::Release);
         let applied = inner.tree.applied();
@@ -138,7 +149,10 @@ impl Sessions {
             false => inner.tree.apply(changes, covered.max(applied)),
         };
         match written {
-            Ok(()) => inner.tree.needs_control(mark),
+            Ok(()) => {
+                *groups = had;
+                inner.tree.needs_control(mark);
+            }
             Err(why) if !saved.failed => {
                 warn!("sessions could not be written to the state: {why}");
                 saved.failed = true;

@@ -181,7 +181,7 @@ async fn an_mqtt_5_client_is_told_the_terms() {
     assert!(has(&[0x21, 1, 2]), "receive maximum");
     assert!(has(&[0x27, 0, 1, 2, 3]), "maximum packet size");
     assert!(has(&[0x22, 0, 32]), "topic alias maximum");
-    assert!(has(&[0x2a, 0]), "shared subscriptions");
+    assert!(!has(&[0x2a, 0]), "there are shared subscriptions");
     assert!(has(&[&[0x12, 0, 21][..], b"auto-"].concat()), "assigned client id");
     broker.stop().await;
 }

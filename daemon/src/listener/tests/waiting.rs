@@ -61,10 +61,10 @@ async fn a_client_that_goes_while_the_log_is_full_leaves_nothing_behind() {
     let mut client = with_will(&broker).await;
     client.send(&[large(2, 1), large(0, 0), PINGREQ.to_vec()].concat()).await;
     assert_eq!(client.packet().await, PINGRESP);
+    let before = broker.log.committed();
     drop(client);
     until(|| broker.metrics.connections.get() == 0).await;
     assert_eq!((broker.metrics.refused.get(), broker.metrics.wills_lost.get()), (1 + 1, 0));
-    let before = broker.log.committed();
     broker.log.release(before + 1);
     let mut other = broker.client_4("other").await;
     assert_eq!(other.ask(&publish(4, 2, 1, "a", b"x")).await, [0x40, 2, 0, 1]);
