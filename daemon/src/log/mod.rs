@@ -104,7 +104,9 @@
 //!
 //! Where control records come and no events, the LSN stands still and nothing could be released. So
 //! before it saves, it takes a [`Log::control_mark`], and afterwards [`Log::release_control`] says that
-//! what lies in older segments is covered.
+//! what lies in older segments is covered, where their events are. So segments go that lie between others
+//! which sinks still need; what lies before such a hole is covered, and [`Log::restore`] passes over it: old
+//! records must not be applied again without those that came after them.
 //!
 //! Damage that costs control records and no event has no LSN, and no entry in the ledger: it is logged,
 //! counted, and kept in `quarantine/`.
@@ -312,7 +314,10 @@ impl Log {
 
     /// Nobody needs control records below `mark` any more, a [`Log::control_mark`] from before they
     /// were saved: [`Log::release`] removes segments that hold nothing else, whatever their LSN.
-    pub fn release_control(&self, mark: u64) {
+    /// Segments with events from `next` on, and those behind them, stay: what is read again there must
+    /// not lack what came later.
+    pub fn release_control(&self, mark: u64, next: Lsn) {
+        let mark = self.shared.table().covered(mark, next);
         self.shared.released_control.fetch_max(mark, Ordering::AcqRel);
     }
 

@@ -113,10 +113,15 @@ struct Found {
 }
 
 impl Found {
-    /// What its header says of the segment `sequence`, if that was the one before it.
+    /// What its header says of the segment `sequence`, if that was the one before it; or if that lies
+    /// between the two, and so held nothing.
     fn before(&self, sequence: u64) -> Option<Before> {
         let before = self.header?.before?;
-        (sequence + u64::from(before.back) == self.sequence).then_some(before)
+        match self.sequence.checked_sub(u64::from(before.back))? {
+            named if named == sequence => Some(before),
+            named if named < sequence => Some(Before { len: segment::HEADER_LEN as u64, ..before }),
+            _ => None,
+        }
     }
 }
 

@@ -40,7 +40,8 @@ struct Part {
 impl Restore {
     pub(super) fn new(shared: Arc<Shared>, from: Lsn) -> Self {
         let table = shared.table();
-        let parts = table.0.iter().map(|segment| {
+        // What lies before one is covered.
+        let parts = table.0[table.behind_holes()..].iter().map(|segment| {
             // The end first: the bytes up to it are there, whatever the writer does meanwhile.
             let end = segment.end();
             Part { segment: Arc::clone(segment), end, len: segment.len() }

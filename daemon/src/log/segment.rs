@@ -31,7 +31,7 @@ pub(super) struct Header {
     pub(super) before: Option<Before>,
 }
 
-/// What a segment says about the one before it: where that one ended, to the byte. So what an
+/// What a segment says about the one before it, not counting those that hold nothing: where that one ended, to the byte. So what an
 /// abandoned one holds behind its last durable frame is never read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Before {
@@ -209,6 +209,25 @@ impl Table {
     pub(super) fn released(&self, before: Lsn, control: u64) -> Option<Arc<Segment>> {
         let (_, older) = self.0.split_last()?;
         older.iter().find(|segment| segment.is_released(before, control)).cloned()
+    }
+
+    /// `mark`, or the oldest segment with an event from `next` on, if that is older.
+    pub(super) fn covered(&self, mark: u64, next: Lsn) -> u64 {
+        let needed = self.0.iter().find(|segment| segment.end() > next);
+        needed.map_or(mark, |segment| mark.min(segment.header.sequence))
+    }
+
+    /// Where the last hole ends that the release of control records has left: the index of a segment
+    /// before which one is not there, and no event is missing.
+    pub(super) fn behind_holes(&self) -> usize {
+        let is_hole = |index: &usize| {
+            let (segment, before) = (&self.0[*index], &self.0[*index - 1]);
+            let named = segment.header.before.filter(|it| it.len > HEADER_LEN as u64);
+            let named = named.map(|it| segment.header.sequence - u64::from(it.back));
+            let is_gone = |sequence| self.0.iter().all(|it| it.header.sequence != sequence);
+            named.is_some_and(is_gone) && before.end() >= segment.header.first
+        };
+        (1..self.0.len()).rev().find(is_hole).unwrap_or(0)
     }
 
     pub(super) fn bytes(&self) -> u64 {

@@ -24,22 +24,19 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
             Some(parent) => parent,
             None => return Ok(()),
         };
-        match self.create_dir(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.create_dir_all(parent)?;
-                self.create_dir(dir)?;
-                self.sync_dir(parent)
+        if self.list(dir).is_err() && dir != parent {
+            self.create_dir_all(parent)?;
+            match self.create_dir(dir) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other.and_then(|()| self.sync_dir(parent)),
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Where that is refused (it was made for us, in a place that we may not read) it is
-                // most likely durable since long.
-                if let Err(error) = self.sync_dir(parent) {
-                    debug!(dir = %parent.display(), %error, "cannot be synced");
-                }
-                Ok(())
-            }
-            other => other.and_then(|()| self.sync_dir(parent)),
         }
+        // Where that is refused (it was made for us, in a place that we may not read) it is most
+        // likely durable since long.
+        if let Err(error) = self.sync_dir(parent) {
+            debug!(dir = %parent.display(), %error, "cannot be synced");
+        }
+        Ok(())
     }
     /// The names of the regular files in a directory. Names that are not UTF-8 are left out.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;

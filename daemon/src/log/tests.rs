@@ -341,7 +341,7 @@ async fn control_records_alone_fill_segments_that_stay_until_their_mark_is_relea
     }
     let segments = log.usage().segments;
     assert!(segments > 2);
-    assert_eq!(log.releasable(1, 0), 0);
+    assert_eq!(log.releasable(1, 0, 1), 0);
     log.release(1);
     assert_eq!((log.usage().segments, restored(&log, 1).len()), (segments, 60));
     log.close().await;
@@ -350,8 +350,8 @@ async fn control_records_alone_fill_segments_that_stay_until_their_mark_is_relea
     log.release(1);
     assert_eq!(restored(&log, 1).len(), 60);
     let mark = log.control_mark();
-    assert!(log.releasable(1, mark) > 50_000);
-    log.release_control(mark);
+    assert!(log.releasable(1, mark, 1) > 50_000);
+    log.release_control(mark, 1);
     log.release(1);
     assert_eq!(log.usage().segments, 1);
     assert_eq!(append(&log, b"one").await, 1..=1);
@@ -370,6 +370,8 @@ async fn a_log_full_of_events_has_a_segment_left_for_control_records() {
     let refused = loop {
         match log.append_control(&blocks) {
             Append::Accepted(commit) => taken += commit.await.map(|_| blocks.len()).unwrap(),
+            // What was answered a moment ago may still be counted.
+            _ if futures_now(std::pin::pin!(log.control_room(blocks.len()))).is_ready() => {}
             refused => break refused,
         }
     };

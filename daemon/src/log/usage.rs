@@ -23,7 +23,9 @@ pub struct Usage {
 impl Log {
     /// Bytes on disk that [`Log::release`] would free at once, or as soon as the writer has begun a
     /// new segment because appenders lack room.
-    pub fn releasable(&self, before: Lsn, mark: u64) -> u64 {
+    /// `mark` and `next` are those of [`Log::release_control`].
+    pub fn releasable(&self, before: Lsn, mark: u64, next: Lsn) -> u64 {
+        let mark = self.shared.table().covered(mark, next);
         self.shared.releasable(before, mark)
     }
 

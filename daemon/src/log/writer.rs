@@ -250,10 +250,10 @@ impl Writer {
         }
     }
 
-    /// What the next segment says about the newest one.
+    /// What the next segment says about the newest one that holds anything.
     fn before(&self) -> Option<Before> {
         let table = self.shared.table();
-        let newest = table.0.last()?;
+        let newest = table.0.iter().rfind(|it| it.len() > segment::HEADER_LEN as u64)?;
         Some(Before {
             back: u32::try_from(self.sequence - newest.header.sequence).ok()?,
             len: newest.len(),

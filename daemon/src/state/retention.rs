@@ -204,7 +204,9 @@ impl Retention {
             models: models.lsn.saturating_add(1).min(newest),
             retained: marks.protected(Instant::now(), usage.last),
             since_release,
-            releasable: move |before| self.log.releasable(before, models.control),
+            releasable: move |before| {
+                self.log.releasable(before, models.control, models.lsn.saturating_add(2))
+            },
         }
     }
 
@@ -245,7 +247,8 @@ pub(crate) fn free(
         covered = state.checkpoint()?;
     }
     let before = before.min(covered.lsn.saturating_add(1));
-    log.release_control(covered.control);
+    // Who needs control records has one event more than it releases.
+    log.release_control(covered.control, covered.lsn.saturating_add(2));
     log.release(before);
     debug!(before, "released");
     Ok(())

@@ -172,7 +172,8 @@ impl World {
         let before = self.rng.u64(..=self.log().committed() + 1);
         self.released = self.released.max(before);
         if self.rng.u32(..8) == 0 {
-            self.log().release_control(self.log().control_mark());
+            let next = self.log().committed() + 1;
+            self.log().release_control(self.log().control_mark(), next);
             let last = self.control.last_key_value();
             self.released_control = last.map_or(0, |(tag, _)| *tag);
         }

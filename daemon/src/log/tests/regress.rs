@@ -83,3 +83,52 @@ fn control_records_behind_the_newest_event_outlast_its_release() {
     retention::free(&log, &state, || false, 3, true).unwrap();
     assert_eq!(log.usage().first, 2);
 }
+
+/// The process died between making a directory and syncing the one above it; the next one found it
+/// there, and events were answered in a directory that the power took away.
+#[test]
+fn directories_are_durable_before_the_first_answer_whoever_made_them() {
+    let sim = Sim::new(1);
+    let deep = Options { dir: "/var/lib/gateway/log".into(), ..options(Path::new("/")) };
+    let open = |sim: &Sim| open_unstarted(Arc::new(sim.clone()), deep.clone()).unwrap();
+    let disks = before_each_change(&sim);
+    drop(open(&sim));
+    let disks: Vec<_> = disks.try_iter().collect();
+    assert!(disks.len() > 8);
+    for sim in disks {
+        sim.kill();
+        let (log, mut writer, _) = open(&sim);
+        add(&log);
+        writer.step(Instant::now());
+        assert_eq!(log.committed(), 1);
+        drop((log, writer));
+        for sim in power_cuts(&sim) {
+            assert_eq!(open(&sim).0.committed(), 1);
+        }
+    }
+}
+
+/// Sinks still needed an old segment; control records behind its events were applied again on top of
+/// newer ones, whose segment was covered and released.
+#[test]
+fn old_control_records_are_not_applied_again_without_those_that_were_released() {
+    let sim = Sim::new(1);
+    let (log, mut writer, _) = open(&sim);
+    let mut write = |body: &[u8]| {
+        assert!(matches!(log.append_control(&control(body)), Append::Accepted(_)));
+        writer.step(Instant::now());
+        log.shared.queue.roll();
+        writer.step(Instant::now());
+    };
+    add(&log);
+    write(b"subscribed");
+    write(b"unsubscribed");
+    log.release_control(log.control_mark(), 2);
+    log.release(1);
+    assert_eq!(log.usage().segments, 2, "the one between is gone");
+    write(b"later");
+    assert_eq!(restored(&log, 2), ["later"]);
+    drop((log, writer));
+    sim.cut_power();
+    assert_eq!(restored(&open(&sim).0, 2), ["later"]);
+}

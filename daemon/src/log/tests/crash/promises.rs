@@ -364,7 +364,7 @@ impl Promises {
                 return (attempt == 0).then_some(*lsns.start());
             }
             // Full: as when all have everything.
-            opened.log.release_control(opened.log.control_mark());
+            opened.log.release_control(opened.log.control_mark(), Lsn::MAX);
             opened.log.release(Lsn::MAX);
             while opened.writer.step(later()) {}
         }
