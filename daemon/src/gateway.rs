@@ -92,7 +92,7 @@ impl Gateway {
                 ListenerConfig::Http(http) => Transport::http(http),
             };
             let transport = transport.map_err(|problem| {
-                Failure::new(Failure::EX_CONFIG, format!("listener on {bind}: {problem}"))
+                Failure::new(Failure::EX_NOINPUT, format!("listener on {bind}: {problem}"))
             })?;
             let what = format!("listener {}", transport.scheme());
             let anonymous = config.allow_anonymous();
@@ -325,7 +325,7 @@ fn load_access(config: &Config, registry: &mut Registry) -> Result<Access, Failu
     let metrics = login::Metrics::default();
     metrics.register(registry);
     Access::load(config, metrics)
-        .map_err(|problem| Failure::new(Failure::EX_CONFIG, problem.to_string()))
+        .map_err(|problem| Failure::new(Failure::EX_NOINPUT, problem.to_string()))
 }
 
 /// Restores the sessions, and starts the bus where they need it.
@@ -399,8 +399,11 @@ fn start_forwarders(
         metrics,
     };
     let start = |sink| {
-        ForwarderHandle::start(sink, &shared, readers)
-            .map_err(|error| Failure::new(Failure::EX_CONFIG, error.to_string()))
+        ForwarderHandle::start(sink, &shared, readers).map_err(|error| {
+            let wrong = error.source.is_config();
+            let code = if wrong { Failure::EX_CONFIG } else { Failure::EX_NOINPUT };
+            Failure::new(code, error.to_string())
+        })
     };
     config.sinks.iter().map(start).collect()
 }

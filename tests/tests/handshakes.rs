@@ -278,7 +278,7 @@ fn a_certificate_that_cannot_be_used_is_one_clear_line_for_check_and_run() {
     for command in ["check", "run"] {
         let output = site.tidegate([command, "--config", "tidegate.toml"]).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(78), "{stderr}");
+        assert_eq!(output.status.code(), Some(66), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         let line = "tidegate: tidegate.toml:16: listener[2]: tls.key-file ";
         assert!(stderr.starts_with(line), "{stderr}");

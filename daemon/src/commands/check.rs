@@ -1,8 +1,9 @@
 //! `tidegate check`: says what is wrong with a configuration.
 
-use std::fs::File;
+use std::env;
+use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tidegate_config::{Config, MAX_LEN, Problem, locate};
 
@@ -14,17 +15,26 @@ use crate::listener::Tls;
 ///
 /// # Errors
 /// [`Failure::EX_NOINPUT`] if the file cannot be read, [`Failure::EX_CONFIG`] with a line for each
-/// problem in it, and in the certificates, passwords and keys that it names.
+/// problem in it; [`Failure::EX_NOINPUT`] with a line for each of the certificates, passwords and keys that
+/// it names and that cannot be used: those may be right at the next try.
 pub fn load(path: &Path) -> Result<Config, Failure> {
+    load_without(path, None)
+}
+
+/// As [`load`], with no look at the files in `hidden`.
+fn load_without(path: &Path, hidden: Option<&Path>) -> Result<Config, Failure> {
     let (config, text) = parse(path)?;
     let file = path.display().to_string();
-    let mut problems = certificates(&config, &text, &file);
-    problems.extend(logins(&config, &text, &file));
-    if problems.is_empty() {
+    let unusable =
+        certificates(&config, &text, &file).into_iter().chain(logins(&config, &text, &file));
+    let lines: Vec<String> = unusable
+        .filter(|(of, _)| hidden.is_none_or(|hidden| !of.starts_with(hidden)))
+        .map(|(_, problem)| problem.to_string())
+        .collect();
+    if lines.is_empty() {
         return Ok(config);
     }
-    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
-    Err(Failure::new(Failure::EX_CONFIG, lines.join("\n")))
+    Err(Failure::new(Failure::EX_NOINPUT, lines.join("\n")))
 }
 
 /// As [`load`], without a look at the files that it names: those are the daemon's to read. The text is
@@ -52,38 +62,46 @@ pub(super) fn parse(path: &Path) -> Result<(Config, String), Failure> {
     Ok((config, text))
 }
 
-/// What is wrong with the files of the listeners' TLS.
-fn certificates(config: &Config, text: &str, file: &str) -> Vec<Problem> {
+/// What is wrong with the files of the listeners' TLS, and which file it is.
+fn certificates(config: &Config, text: &str, file: &str) -> Vec<(PathBuf, Problem)> {
     let listeners = config.listeners.iter().enumerate();
     let unusable = listeners.filter_map(|(index, listener)| {
         let problem = Tls::load(listener.tls()?).err()?;
         let root = format!("listener[{}]", index + 1);
         let key = format!("{root}.tls.{}", problem.key);
-        Some(Problem {
-            file: file.to_owned(),
-            position: locate(text, &key),
-            key,
-            what: format!("{root}: {problem}"),
-            expected: String::new(),
-        })
+        let what = format!("{root}: {problem}");
+        Some((problem.path, wrong(file, text, &key, what)))
     });
     unusable.collect()
 }
 
-/// What is wrong with the files of `[auth]`.
-fn logins(config: &Config, text: &str, file: &str) -> Option<Problem> {
+/// What is wrong with the files of `[auth]`, and which file it is.
+fn logins(config: &Config, text: &str, file: &str) -> Option<(PathBuf, Problem)> {
     let problem = Logins::load(&config.auth).err()?;
-    let key = match &problem {
-        LoginsError::Passwords(_) => "auth.password-file",
-        LoginsError::Key(_) => "auth.jwt.key-file",
+    let (key, of) = match &problem {
+        LoginsError::Passwords(_) => ("auth.password-file", config.auth.password_file.clone()),
+        LoginsError::Key(_) => {
+            ("auth.jwt.key-file", config.auth.jwt.as_ref().map(|jwt| jwt.key_file.clone()))
+        }
     };
-    Some(Problem {
+    Some((of.unwrap_or_default(), wrong(file, text, key, problem.to_string())))
+}
+
+fn wrong(file: &str, text: &str, key: &str, what: String) -> Problem {
+    Problem {
         file: file.to_owned(),
         position: locate(text, key),
         key: key.to_owned(),
-        what: problem.to_string(),
+        what,
         expected: String::new(),
-    })
+    }
+}
+
+/// The unit's credentials, where this process is told of them and cannot see them: what systemd starts for a
+/// reload.
+fn hidden_credentials() -> Option<PathBuf> {
+    let directory = PathBuf::from(env::var_os("CREDENTIALS_DIRECTORY")?);
+    fs::read_dir(&directory).is_err().then_some(directory)
 }
 
 /// Reads one byte more than a configuration may have at most: enough to find it too large.
@@ -93,14 +111,23 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Runs the command: the report for standard output. It changes nothing.
+/// Runs the command: the report for standard output. It changes nothing. Credentials that it cannot see are no
+/// problem; it says that they were not looked at.
 ///
 /// # Errors
 /// Those of [`load`].
 pub fn run(path: &Path) -> Result<String, Failure> {
-    let config = load(path)?;
+    report(path, hidden_credentials().as_deref())
+}
+
+fn report(path: &Path, hidden: Option<&Path>) -> Result<String, Failure> {
+    let config = load_without(path, hidden)?;
     let file = path.display();
     let mut report = String::new();
+    if let Some(hidden) = hidden {
+        let hidden = hidden.display();
+        report.push_str(&format!("{file}: the credentials in {hidden} were not looked at\n"));
+    }
     for warning in config.warnings() {
         report.push_str(&format!("{file}: warning: {warning}\n"));
     }
@@ -170,12 +197,31 @@ mod tests {
         assert_eq!(
             refused(Some(config.as_bytes())),
             (
-                78,
+                66,
                 "tidegate.toml:4: listener[1]: tls.certificate-file /nowhere/server.crt: cannot be \
                  read: No such file or directory (os error 2)"
                     .to_owned()
             )
         );
+    }
+
+    #[test]
+    fn credentials_that_cannot_be_seen_are_not_looked_at_and_other_files_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tidegate.toml");
+        let hidden = directory.path().join("credentials");
+        let passwords = hidden.join("passwords");
+        let config = format!(
+            "[[listener]]\ntype = 'mqtt'\nbind = '127.0.0.1:0'\n[auth]\npassword-file = '{}'\n",
+            passwords.display()
+        );
+        std::fs::write(&path, config).unwrap();
+        let refused = report(&path, None).unwrap_err();
+        assert_eq!(refused.code, 66);
+        assert!(refused.message.contains("tidegate.toml:5: password file"), "{refused}");
+        let passed = report(&path, Some(&hidden)).unwrap();
+        assert!(passed.contains(" were not looked at\n"), "{passed}");
+        report(&path, Some(&directory.path().join("others"))).unwrap_err();
     }
 
     #[test]

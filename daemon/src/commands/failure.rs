@@ -21,7 +21,7 @@ impl Failure {
     pub const EX_USAGE: u8 = 64;
     /// What was read is not what it should be.
     pub const EX_DATAERR: u8 = 65;
-    /// A file to be read is not there, or not readable.
+    /// A file to be read is not there, not readable, or not usable.
     pub const EX_NOINPUT: u8 = 66;
     /// Something that is needed is not to be had: a task died, a peer does not answer.
     pub const EX_UNAVAILABLE: u8 = 69;
@@ -37,7 +37,8 @@ impl Failure {
     pub const EX_TEMPFAIL: u8 = 75;
     /// Something is not allowed.
     pub const EX_NOPERM: u8 = 77;
-    /// The configuration is wrong.
+    /// The configuration is wrong: it will be until somebody changes it, so the service manager tries no
+    /// more.
     pub const EX_CONFIG: u8 = 78;
 
     /// A failure with this exit status.

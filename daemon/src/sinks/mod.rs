@@ -79,6 +79,14 @@ pub enum SinkError {
     Http(#[from] http::HttpSinkError),
 }
 
+impl SinkError {
+    /// Whether the config itself is wrong, and not a file or the system that it relies on.
+    pub fn is_config(&self) -> bool {
+        use http::HttpSinkError::{Header, Url};
+        matches!(self, Self::Http(Url { .. } | Header { .. }))
+    }
+}
+
 impl Sink {
     /// Sets up the sink. Connects to nothing yet.
     pub fn new(config: &tidegate_config::Sink) -> Result<Self, SinkError> {
