@@ -8,12 +8,12 @@ use crate::problem::Unfit;
 /// What such a value begins with.
 pub(crate) const PREFIX: &str = "credential:";
 /// Where the unit's credentials are, for who looks from outside (`tidegate check` in a shell).
-const OUTSIDE: &str = "/run/credentials/tidegate.service";
+pub const OUTSIDE: &str = "/run/credentials/tidegate.service";
 /// systemd's own bound is that of a file name.
 const MAX_LEN: usize = 255;
 
 /// Where the service manager put this process's credentials, if it did.
-pub(crate) fn directory() -> Option<PathBuf> {
+pub fn directory() -> Option<PathBuf> {
     env::var_os("CREDENTIALS_DIRECTORY").filter(|directory| !directory.is_empty()).map(Into::into)
 }
 

@@ -17,7 +17,7 @@ pub mod sink;
 mod admin;
 pub mod alert;
 // How values are written, and how a file becomes a [`Config`].
-mod credential;
+pub mod credential;
 mod grammar;
 mod problem;
 mod reader;

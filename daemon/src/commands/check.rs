@@ -1,11 +1,10 @@
 //! `tidegate check`: says what is wrong with a configuration.
 
-use std::env;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use tidegate_config::{Config, MAX_LEN, Problem, locate};
+use tidegate_config::{Config, MAX_LEN, Problem, credential as credentials, locate};
 
 use super::failure::Failure;
 use crate::gate::login::{Logins, LoginsError};
@@ -97,11 +96,19 @@ fn wrong(file: &str, text: &str, key: &str, what: String) -> Problem {
     }
 }
 
-/// The unit's credentials, where this process is told of them and cannot see them: what systemd starts for a
-/// reload.
+/// The unit's credentials, where they are there and this process cannot see them: it is what systemd starts
+/// for a reload, or an ordinary user's.
 fn hidden_credentials() -> Option<PathBuf> {
-    let directory = PathBuf::from(env::var_os("CREDENTIALS_DIRECTORY")?);
-    fs::read_dir(&directory).is_err().then_some(directory)
+    let told = credentials::directory();
+    // Looked at from outside: no directory, no unit that has any.
+    let missing_is_hidden = told.is_some();
+    let directory = told.unwrap_or_else(|| credentials::OUTSIDE.into());
+    let visible = match fs::read_dir(&directory) {
+        // systemd 257 still shows their names.
+        Ok(mut files) => files.all(|file| file.is_ok_and(|file| File::open(file.path()).is_ok())),
+        Err(error) => error.kind() == io::ErrorKind::NotFound && !missing_is_hidden,
+    };
+    (!visible).then_some(directory)
 }
 
 /// Reads one byte more than a configuration may have at most: enough to find it too large.
