@@ -6,6 +6,7 @@ use super::{
 };
 use crate::id::EventId;
 use crate::time::Received;
+use crate::varint;
 
 /// One block of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,15 +172,8 @@ pub(super) fn take_u8(input: &mut &[u8]) -> Result<u8, Malformed> {
 }
 
 pub(super) fn take_varint(input: &mut &[u8]) -> Result<usize, Malformed> {
-    let mut value: u64 = 0;
-    for shift in [0, 7, 14, 21, 28] {
-        let byte = take_u8(input)?;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return u32::try_from(value).map(|v| v as usize).map_err(|_| Malformed);
-        }
-    }
-    Err(Malformed)
+    let value = varint::read(input, 5).ok_or(Malformed)?;
+    u32::try_from(value).map(|v| v as usize).map_err(|_| Malformed)
 }
 
 pub(super) fn take_bytes<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {

@@ -93,14 +93,14 @@ impl Record {
             return None;
         }
         let mut rest = body;
-        let length = usize::try_from(number(&mut rest)?).ok()?;
+        let length = usize::try_from(varint::read(&mut rest, varint::MAX_BYTES)?).ok()?;
         let (group, mut rest) = rest.split_at_checked(length)?;
         let group = std::str::from_utf8(group).ok()?;
         let record = match control {
             15 => {
                 let (flags, behind) = rest.split_first()?;
                 rest = behind;
-                let next = number(&mut rest)?;
+                let next = varint::read(&mut rest, varint::MAX_BYTES)?;
                 let owed = numbers(rest)?.into_iter().collect();
                 Self::Position { next, waits: flags & 1 != 0, owed }
             }
@@ -111,23 +111,10 @@ impl Record {
     }
 }
 
-fn number(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
 fn numbers(mut bytes: &[u8]) -> Option<Vec<Lsn>> {
     let mut numbers = Vec::new();
     while !bytes.is_empty() {
-        numbers.push(number(&mut bytes)?);
+        numbers.push(varint::read(&mut bytes, varint::MAX_BYTES)?);
     }
     Some(numbers)
 }

@@ -337,15 +337,7 @@ impl<'a> Input<'a> {
     }
 
     fn number(&mut self) -> Result<u64, Malformed> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(Malformed)
+        varint::read(&mut self.0, varint::MAX_BYTES).ok_or(Malformed)
     }
 
     fn small(&mut self) -> Result<u32, Malformed> {
