@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tidegate_config::Limits;
 use tokio::task::yield_now;
 
-use super::super::broker::{Broker, connect_with, open, packet, subscribe, text};
+use super::super::broker::{Broker, LIMIT, connect_with, open, packet, subscribe, text};
 use super::life::Life;
 use super::link::{Link, Packet};
 use super::model::{Answer, Message, Number, Session};
@@ -109,7 +109,8 @@ impl World {
         for client in &mut self.clients {
             client.gone(killed);
         }
-        runtime.shutdown_background();
+        // What it does beside the runtime's thread ends too: the state is opened again.
+        runtime.shutdown_timeout(LIMIT);
         end
     }
 
