@@ -26,6 +26,8 @@ mod retained;
 mod share;
 mod subscriber;
 mod task;
+#[cfg(test)]
+mod tests;
 mod trie;
 
 use std::sync::Arc;

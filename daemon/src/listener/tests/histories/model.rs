@@ -53,8 +53,8 @@ pub(super) struct Session {
     flights: BTreeMap<u16, Flight>,
     /// QoS 1 deliveries of before a kill: how many may come again, as if for the first time.
     forgotten: BTreeMap<Number, u32>,
-    /// The order of these.
-    was: BTreeMap<(Number, u16), u32>,
+    /// The order of every delivery.
+    orders: BTreeMap<(Number, u16), u32>,
     /// Packet ids whose PUBCOMP may not have been taken in, and on which connection it was sent; and
     /// all whose PUBCOMP was ever sent.
     completed: BTreeMap<u16, u32>,
@@ -64,10 +64,10 @@ pub(super) struct Session {
     seen: BTreeMap<Number, Seen>,
     /// By publisher and QoS: the newest message.
     newest: BTreeMap<(usize, u8), Number>,
-    /// It has to get these.
-    owed: BTreeSet<Number>,
+    /// It has to get these, because of these filters.
+    owed: BTreeMap<Number, BTreeSet<&'static str>>,
     /// These, once they are acknowledged.
-    pending: BTreeSet<Number>,
+    pending: BTreeMap<Number, BTreeSet<&'static str>>,
     /// It may get these.
     allowed: BTreeSet<Number>,
     /// With this QoS, and no other.
@@ -106,9 +106,6 @@ impl Session {
     /// The daemon is gone with all that it did not have to have on disk: acknowledgements, and which
     /// QoS 1 deliveries it sent.
     pub(super) fn killed(&mut self) {
-        for (id, flight) in self.flights.iter().filter(|(_, flight)| flight.qos == 1) {
-            self.was.insert((flight.number, *id), flight.order);
-        }
         self.flights.retain(|_, flight| flight.qos == 2);
         let sent = self.seen.iter().map(|(number, seen)| (*number, seen.times[1]));
         self.forgotten = sent.filter(|(_, times)| *times > 0).collect();
@@ -126,6 +123,16 @@ impl Session {
         self.filters(topic).filter_map(certain).max()
     }
 
+    /// The filters because of which it is certain to get a message with QoS 1 or 2.
+    fn lasting(&self, message: &Message) -> impl Iterator<Item = &'static str> {
+        let certain = |may: &BTreeSet<Option<u8>>| {
+            may.first().unwrap().is_some_and(|qos| qos.min(message.qos) > 0)
+        };
+        let matching = |filter: &str| Filter::new(filter).unwrap().matches(message.topic);
+        let subscriptions = self.subscriptions.iter();
+        subscriptions.filter(move |(it, may)| matching(it) && certain(may)).map(|(it, _)| *it)
+    }
+
     fn possible(&self, topic: &str) -> Option<u8> {
         self.filters(topic).filter_map(|may| *may.last().unwrap()).max()
     }
@@ -141,15 +148,18 @@ impl Session {
         if certain == Some(possible) {
             self.exact.insert(number, possible.min(message.qos));
         }
-        if certain.is_some_and(|qos| qos.min(message.qos) > 0) {
-            self.pending.insert(number);
+        let filters: BTreeSet<_> = self.lasting(message).collect();
+        if !filters.is_empty() {
+            self.pending.insert(number, filters);
         }
     }
 
     /// Its publisher has the acknowledgement.
     pub(super) fn acknowledged(&mut self, number: Number) {
-        if self.pending.remove(&number) && !self.seen.contains_key(&number) {
-            self.owed.insert(number);
+        if let Some(filters) = self.pending.remove(&number)
+            && !self.seen.contains_key(&number)
+        {
+            self.owed.insert(number, filters);
         }
     }
 
@@ -175,15 +185,13 @@ impl Session {
             }
         }
         // What was published for a subscription that has ended may come or not.
-        let uncertain = |number: &Number| {
-            let message = &messages[*number as usize];
-            self.certain(message.topic).is_none_or(|qos| qos.min(message.qos) == 0)
-        };
-        let gone: Vec<_> =
-            self.owed.iter().chain(&self.pending).copied().filter(uncertain).collect();
-        for number in gone {
-            self.owed.remove(&number);
-            self.pending.remove(&number);
+        if qos.is_none_or(|qos| qos == 0) {
+            for due in [&mut self.owed, &mut self.pending] {
+                due.retain(|_, filters| {
+                    filters.remove(filter);
+                    !filters.is_empty()
+                });
+            }
         }
     }
 
@@ -258,7 +266,7 @@ impl Session {
         if qos > 0 {
             self.order += 1;
             self.completed.remove(&id);
-            let order = self.was.remove(&(number, id)).unwrap_or(self.order);
+            let order = *self.orders.entry((number, id)).or_insert(self.order);
             let on = self.connection;
             let flight = Flight { number, qos, order, on, answered: false, released: false };
             self.flights.insert(id, flight);
