@@ -56,6 +56,12 @@ impl World {
         let mut options = options(Path::new("/"));
         options.max_size = 256 << 10;
         options.max_bytes = 1 << rng.u32(9..15);
+        // Not in all of them: these payloads shrink to nothing, and a log has to become full.
+        options.compression = match options.max_bytes {
+            512 => Compression::Lz4,
+            1024 => Compression::Deflate,
+            _ => Compression::None,
+        };
         let mut world = Self {
             sim: Sim::new(rng.u64(..)),
             rng,
