@@ -9,8 +9,9 @@ pub struct Limits {
     /// Connections at once; one more is closed at once. 1 to 1,000,000; default 4096.
     pub max_connections: usize,
     /// Connections at once from one address (IPv6: from one /64 network); one more is closed at once.
-    /// 1 to 1,000,000; default 1024.
-    pub max_connections_per_address: usize,
+    /// 1 to 1,000,000; default: half of `max-connections`, at least 64: many sensors may share the address
+    /// of a router, and none takes all places. See [`Limits::connections_per_address`].
+    pub max_connections_per_address: Option<usize>,
     /// Connections at once that have not sent a complete CONNECT (TLS and WebSocket handshakes
     /// included); one more is closed at once. 1 to 1,000,000; default 1024.
     pub max_connecting: usize,
@@ -86,7 +87,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 4096,
-            max_connections_per_address: 1024,
+            max_connections_per_address: None,
             max_connecting: 1024,
             max_memory: ByteSize::mib(128),
             max_packet_size: ByteSize::kib(256),
@@ -114,6 +115,11 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Connections at once from one address.
+    pub fn connections_per_address(&self) -> usize {
+        self.max_connections_per_address.unwrap_or((self.max_connections / 2).max(64))
+    }
+
     pub(crate) fn read(section: &Section<'_>) -> Self {
         let default = Self::default();
         Self {
@@ -122,11 +128,8 @@ impl Limits {
                 default.max_connections,
                 1..=1_000_000,
             ),
-            max_connections_per_address: section.bounded(
-                "max-connections-per-address",
-                default.max_connections_per_address,
-                1..=1_000_000,
-            ),
+            max_connections_per_address: section
+                .get_bounded("max-connections-per-address", 1..=1_000_000),
             max_connecting: section.bounded(
                 "max-connecting",
                 default.max_connecting,

@@ -143,7 +143,9 @@ fn ten_thousand_connections_are_bounded_and_a_neighbour_notices_nothing() {
         eprintln!("skipped: {limit:?} open files are allowed here, ten thousand are needed");
         return;
     }
-    let mut gateway = Gateway::start(&format!("[limits]\nmax-connections = {BOUND}\n"));
+    let mut gateway = Gateway::start(&format!(
+        "[limits]\nmax-connections = {BOUND}\nmax-connections-per-address = {BOUND}\n"
+    ));
     let fleet = Fleet::connect(gateway.mqtt(), &Shape { connections: 2, ..Shape::default() });
     let load = fleet.unwrap().start(Run::time(LATER * 2).at_rate(500));
     eventually("the load", SOON, || load.answered() > 100);

@@ -7,8 +7,9 @@ use crate::sink::Http;
 const SHIPPED: &str = include_str!("../../tidegate.toml");
 
 /// The keys without a default: the file shows an example.
-const EXAMPLES: [&str; 19] = [
+const EXAMPLES: [&str; 20] = [
     "daily-write-budget",
+    "max-connections-per-address",
     "max-session-backlog",
     "device-level",
     "tls.client-crl-file",

@@ -72,7 +72,7 @@ impl Places {
             in_all: semaphore(limits.max_connections),
             connecting: semaphore(limits.max_connecting),
             by_address: Arc::new(ByAddress {
-                max: limits.max_connections_per_address,
+                max: limits.connections_per_address(),
                 taken: Mutex::default(),
             }),
             memory,
@@ -181,7 +181,7 @@ mod tests {
     fn places(in_all: usize, per_address: usize, connecting: usize) -> Places {
         let limits = Limits {
             max_connections: in_all,
-            max_connections_per_address: per_address,
+            max_connections_per_address: Some(per_address),
             max_connecting: connecting,
             ..Limits::default()
         };
