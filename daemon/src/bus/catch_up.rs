@@ -1,6 +1,7 @@
 //! What a session reads from the log itself, because it was slow, or away.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub(super) struct CatchUp {
     chunk: Chunk,
     /// What the chunk takes.
     own: Claim,
+    /// What the log had removed before it was looked for.
+    gone: Option<RangeInclusive<Lsn>>,
     /// The chunk holds more, from here on.
     rest: Option<Lsn>,
     /// The bus takes over at this LSN, once that is agreed.
@@ -51,8 +54,10 @@ pub(super) struct Reading<'a> {
 impl CatchUp {
     /// From this event on.
     pub(super) fn new(bus: &BusHandle, from: Lsn) -> Self {
+        let (reader, gone) = begin(bus, from);
         Self {
-            reader: bus.log.reader(from),
+            reader,
+            gone,
             chunk: Chunk::default(),
             own: bus.memory.claim(Sort::Deliveries, 0),
             rest: None,
@@ -81,6 +86,9 @@ impl CatchUp {
         into: &mut VecDeque<Delivery>,
     ) -> Result<Read, ReadError> {
         self.waits = None;
+        if let Some(gone) = self.gone.take() {
+            return Ok(Read::Lost(gone));
+        }
         let room = session.bus.memory.room();
         let bytes = if room == Room::Plenty { READ_BYTES } else { SMALL_PORTION };
         let from = match self.rest.take() {
@@ -136,11 +144,18 @@ impl CatchUp {
     /// Gives the chunk back: what is left of it is read again.
     fn forget(&mut self, bus: &BusHandle) {
         if let Some(rest) = self.rest.take() {
-            self.reader = bus.log.reader(rest);
+            (self.reader, self.gone) = begin(bus, rest);
         }
         self.chunk = Chunk::default();
         self.own.set(0);
     }
+}
+
+/// A reader from this event on, or from the oldest one behind it that is still there; and what is not.
+fn begin(bus: &BusHandle, from: Lsn) -> (Reader, Option<RangeInclusive<Lsn>>) {
+    let reader = bus.log.reader(from);
+    let oldest = reader.position();
+    (reader, (from < oldest).then(|| from..=oldest - 1))
 }
 
 /// The delivery of an event to a session with these subscriptions.

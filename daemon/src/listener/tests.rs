@@ -6,6 +6,7 @@ mod copies;
 mod disk;
 mod durability;
 mod histories;
+mod kept;
 mod options;
 mod publishing;
 mod resuming;
