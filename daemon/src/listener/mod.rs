@@ -19,6 +19,11 @@
 //! - A session outlasts its connection where the client asks for it, and the daemon too
 //!   (`sessions`).
 //! - Shared subscriptions are there for 3.1.1 clients too.
+//! - What the gate denies is not stored, and an MQTT 5 client is told so (0x87, 0x90). 3.1.1 has no word
+//!   for it: the event is acknowledged and dropped, as mosquitto does it, counted
+//!   (`tidegate_publishes_denied`) and logged. To close the connection instead would make a client that
+//!   stores and forwards send the same event for ever, and nothing of what comes behind it. Of a 3.1.1
+//!   client whose rights do not go as far as its topics an acknowledgement says nothing.
 //! - There are no authentication methods (0x8C) yet. `$SYS` and
 //!   `$share` are not open to publishers (0x90), but for the state of a mosquitto bridge; other topics
 //!   that begin with `$` are, and no wildcard in front matches them.
@@ -187,8 +192,6 @@ enum End {
     LoginRevoked,
     #[error("the daemon stops")]
     Drain,
-    #[error("MQTT 3.1.1 client cannot be told otherwise that its event was refused: {0}")]
-    Denied(Denied),
     #[error(
         "MQTT 3.1.1 client cannot be told otherwise that its event could not be written to disk"
     )]
@@ -238,7 +241,6 @@ impl End {
             Self::LoginRevoked => Some(Reason::NotAuthorized),
             Self::Drain | Self::Bus(SubscriberError::Stopped) => Some(Reason::ShuttingDown),
             Self::NoMemory => Some(Reason::QuotaExceeded),
-            Self::Denied(denied) => Some(Reason::from(*denied)),
             Self::NotStored | Self::NotKept | Self::Bus(SubscriberError::Read(_)) => {
                 Some(Reason::Unspecified)
             }

@@ -173,6 +173,8 @@ pub(in crate::listener) fn write_accepted(accepted: Accepted, version: Version, 
         assigned_client_identifier: accepted.assigned_client_id,
         topic_alias_max: Some(accepted.topic_alias_maximum),
         server_keep_alive: accepted.keep_alive,
+        // By default they are; who asks may look for it all the same.
+        shared_subscription_available: Some(1),
         retain_available: (!accepted.retain_available).then_some(0),
         ..mqtt::ConnAckProperties::default()
     };

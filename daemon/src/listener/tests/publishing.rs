@@ -108,14 +108,33 @@ async fn what_the_gate_denies_is_told_to_an_mqtt_5_client_in_turn() {
 }
 
 #[tokio::test]
-async fn what_the_gate_denies_costs_a_3_1_1_client_its_connection() {
+async fn what_the_gate_denies_a_3_1_1_client_is_acknowledged_and_dropped_and_it_goes_on() {
     let broker = Broker::start().await;
     let mut client = broker.client_4("sensor").await;
-    // QoS 0 promises nothing, and is dropped.
     client.send(&publish(4, 0, 0, "$SYS/x", b"x")).await;
     client.expect_quiet().await;
-    assert!(client.ask(&publish(4, 2, 2, "$SYS/x", b"x")).await.is_empty());
+    assert_eq!(client.ask(&publish(4, 2, 2, "$SYS/x", b"x")).await, [0x40, 2, 0, 2]);
+    for dup in [0, 8] {
+        assert_eq!(client.ask(&publish(4, 4 | dup, 3, "$share/g/x", b"x")).await, [0x50, 2, 0, 3]);
+    }
+    assert_eq!(client.ask(&[0x62, 2, 0, 3]).await, [0x70, 2, 0, 3]);
     assert_eq!(broker.log.committed(), 0);
+    // What comes behind it gets through.
+    assert_eq!(client.ask(&publish(4, 4, 3, "a", b"x")).await, [0x50, 2, 0, 3]);
+    assert_eq!(broker.log.committed(), 1);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn topics_with_a_dollar_that_nobody_reserves_are_like_others_but_for_wildcards_in_front() {
+    let broker = Broker::start().await;
+    let mut client = broker.client_4("c").await;
+    let mut named = broker.client_4("named").await;
+    client.subscribe(4, "+/+", 2).await;
+    named.subscribe(4, "$TopicA/+", 0).await;
+    assert_eq!(client.ask(&publish(4, 2, 1, "$TopicA/B", b"x")).await, [0x40, 2, 0, 1]);
+    assert_eq!(named.packet().await, publish(4, 0, 0, "$TopicA/B", b"x"));
+    client.expect_quiet().await;
     broker.stop().await;
 }
 
@@ -181,7 +200,7 @@ async fn an_mqtt_5_client_is_told_the_terms() {
     assert!(has(&[0x21, 1, 2]), "receive maximum");
     assert!(has(&[0x27, 0, 1, 2, 3]), "maximum packet size");
     assert!(has(&[0x22, 0, 32]), "topic alias maximum");
-    assert!(!has(&[0x2a, 0]), "there are shared subscriptions");
+    assert!(has(&[0x2a, 1]), "shared subscriptions");
     assert!(has(&[&[0x12, 0, 21][..], b"auto-"].concat()), "assigned client id");
     broker.stop().await;
 }
