@@ -83,8 +83,12 @@ impl Job {
 
     fn read_on(&self, tail: Option<Box<Tail>>, back_since: Lsn) -> Result<(), ReadError> {
         let group = &self.group;
-        let new = || Tail { reader: group.log.reader(self.from), chunk: Chunk::default() };
-        let mut tail = tail.unwrap_or_else(|| Box::new(new()));
+        let mut tail = tail.unwrap_or_else(|| {
+            let reader = group.log.reader(self.from);
+            // It begins with the oldest event that is still there.
+            self.note_lost(self.from, reader.position().saturating_sub(1));
+            Box::new(Tail { reader, chunk: Chunk::default() })
+        });
         let (mut found, mut bytes, mut rest) = (Vec::new(), 0, None);
         let plenty = group.memory.room() == Room::Plenty;
         let portion = if plenty { PORTION } else { SMALL_PORTION };
@@ -108,12 +112,7 @@ impl Job {
             Read::Tail => {}
             Read::Lost(lost) => {
                 let (first, last) = lost.into_inner();
-                let group = &**group.key();
-                warn!(
-                    group,
-                    first, last, "a shared subscription missed events: the log had removed them"
-                );
-                self.group.metrics.lost.inc_by(1 + last - first);
+                self.note_lost(first, last);
             }
         }
         let position = rest.unwrap_or_else(|| tail.reader.position());
@@ -139,6 +138,18 @@ impl Job {
         }
         state.weigh();
         Ok(())
+    }
+
+    /// The log had removed these before they were read; none if `last` is before `first`.
+    fn note_lost(&self, first: Lsn, last: Lsn) {
+        if first <= last {
+            let group = &**self.group.key();
+            warn!(
+                group,
+                first, last, "a shared subscription missed events: the log had removed them"
+            );
+            self.group.metrics.lost.inc_by(1 + last - first);
+        }
     }
 
     /// Reads as far as it takes to have the first one, or to know that it is gone.
