@@ -117,3 +117,36 @@ fn packets_that_are_never_finished_take_no_more_than_their_share() {
     let peak = gateway.process().peak_memory();
     assert!(peak < OWN + 8 * MIB, "{peak}");
 }
+
+#[test]
+fn subscriptions_without_end_are_refused_and_end_with_their_clients() {
+    let mut gateway = with_memory(8);
+    let broker = gateway.mqtt();
+    let mut fleet = Fleet::connect(broker, &Shape { connections: 2, ..Shape::default() }).unwrap();
+    let filter = "x/".repeat(15) + &"y".repeat(900);
+    let mut clients = Vec::new();
+    let mut refused = 0;
+    for n in 0..20 {
+        let mut wire = Wire::client(broker, Version::V5, &format!("many-{n}"));
+        for id in 1..=100 {
+            let filter = format!("{n}/{id}/{filter}");
+            wire.send(&packet::subscribe(Version::V5, id, &filter, 1));
+            let (first, body) = wire.answer().unwrap();
+            assert_eq!(first, SUBACK);
+            match body.last() {
+                Some(&QUOTA_EXCEEDED) => refused += 1,
+                granted => assert_eq!(granted, Some(&1)),
+            }
+        }
+        clients.push(wire);
+    }
+    assert!((1000..2000).contains(&refused), "{refused} of 2000");
+    let report = fleet.run(Run::messages(1000, LATER));
+    assert_eq!((report.broken, report.acknowledged), (None, 1000));
+    let peak = gateway.process().peak_memory();
+    assert!(peak < OWN + 8 * MIB, "{peak}");
+    drop(clients);
+    eventually("their room is free again", SOON, || {
+        gateway.metric_where("tidegate_memory_bytes", "subscriptions") == 0.0
+    });
+}
