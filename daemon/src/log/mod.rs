@@ -28,7 +28,8 @@
 //! ```
 //!
 //! The epoch is drawn when the log is created and is the same in all its segments; the sequence
-//! counts attempts to create a segment; the salt is drawn for each segment. Where there is no segment
+//! counts attempts to create a segment; the salt is drawn for each segment. The segment before is the newest
+//! one that holds a frame. Where there is no segment
 //! before, its two fields are 0, as in version 1, which had no control records either. Magic, version
 //! and checksum keep their places in every later version.
 //!

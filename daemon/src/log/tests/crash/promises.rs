@@ -234,18 +234,17 @@ impl Promises {
                 1 => {
                     let (opened, found) = self.look(&fork);
                     second = found;
-                    probed = self.takes_events(opened);
+                    probed = self.takes_events(opened, false);
                     self.crash_again(&fork);
                 }
                 _ => {}
             }
             let (opened, found) = self.look(&fork);
-            if let Some(lsn) = probed {
-                for (lsn, said) in second.events.into_iter().chain([(lsn, PROBE)]) {
-                    assert_eq!(found.events.get(&lsn), Some(&said), "it was there a moment ago");
-                }
+            let probed = probed.map(|lsn| (lsn, PROBE));
+            for (lsn, said) in second.events.into_iter().chain(probed) {
+                assert_eq!(found.events.get(&lsn), Some(&said), "it was there a moment ago");
             }
-            self.takes_events(opened);
+            self.takes_events(opened, true);
         }
     }
 
@@ -350,10 +349,10 @@ impl Promises {
         }
     }
 
-    /// A disk without faults takes events again. Answers the LSN of one; of none, where that took the
-    /// release of all others.
-    fn takes_events(&mut self, mut opened: Opened) -> Option<Lsn> {
-        for attempt in 0..3 {
+    /// A disk without faults takes events again. Answers the LSN of one; of none where the log is full,
+    /// unless it may be freed of all others.
+    fn takes_events(&mut self, mut opened: Opened, may_release: bool) -> Option<Lsn> {
+        for _ in 0..3 {
             let block = &mut block([&PROBE.encode(300)[..]]);
             if let Append::Accepted(mut commit) = opened.log.append(block) {
                 while opened.writer.step(later()) {}
@@ -361,7 +360,10 @@ impl Promises {
                     panic!("not stored on a healthy disk")
                 };
                 assert!(self.stored.last_key_value().is_none_or(|(last, _)| last < lsns.start()));
-                return (attempt == 0).then_some(*lsns.start());
+                return Some(*lsns.start());
+            }
+            if !may_release {
+                return None;
             }
             // Full: as when all have everything.
             opened.log.release_control(opened.log.control_mark(), Lsn::MAX);
