@@ -68,6 +68,19 @@ impl Site {
         path
     }
 
+    /// Hands a directory and all in it over to the program under test.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn give(&self, dir: &Path) {
+        self.hand_over(dir);
+        let entries =
+            fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.is_dir() { self.give(&path) } else { self.hand_over(&path) }
+        }
+    }
+
     fn hand_over(&self, path: &Path) {
         if is_root() {
             let _ = chown(path, Some(ORDINARY), Some(ORDINARY));
