@@ -1,7 +1,7 @@
 //! A listener on a real log in a temporary directory, and a client that says exactly what it is told.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::listener::transport::Footprint;
 use crate::listener::{Listener, Metrics, Parts, Sessions, Shared, Transport, connect};
 use crate::log::{Log, Options, Storage};
 use crate::memory::Memory;
-use crate::state::State;
+use crate::state::{State, StateError};
 use crate::supervise::{Role, Supervisor};
 
 /// Whatever a test waits for comes within this time, or never.
@@ -56,7 +56,7 @@ impl Broker {
 
     /// With this log; its state is in `dir`.
     pub(super) fn over(log: Arc<Log>, dir: Arc<TempDir>, limits: Limits) -> Self {
-        let (state, _) = State::open(&dir.path().join("state")).unwrap();
+        let state = open_state(&dir.path().join("state"));
         state.bind(log.id(0).epoch).unwrap();
         let supervisor = Supervisor::new();
         let bus_metrics = bus::Metrics::default();
@@ -146,6 +146,17 @@ pub(super) async fn until(mut holds: impl FnMut() -> bool) {
         }
     };
     timeout(LIMIT, wait).await.expect("what is waited for does not come");
+}
+
+/// Opens the state, which whoever had it before may take a moment to let go of.
+fn open_state(dir: &Path) -> State {
+    let until = Instant::now() + LIMIT;
+    loop {
+        match State::open(dir) {
+            Err(StateError::InUse { .. }) if Instant::now() < until => std::thread::yield_now(),
+            opened => return opened.unwrap().0,
+        }
+    }
 }
 
 pub(super) fn open(storage: Arc<dyn Storage>, dir: PathBuf, max_size: u64) -> Arc<Log> {
