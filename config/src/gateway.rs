@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::grammar;
 use crate::reader::Section;
-use crate::value::TopicFilter;
+use crate::value::{Span, TopicFilter};
 
 /// `[gateway]`
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +19,8 @@ pub struct Gateway {
     /// Which level of the topic names the device, counted from 1. Default: none, the device is the
     /// MQTT client id.
     pub device_level: Option<usize>,
+    /// How often the gateway says under `$SYS` how it is; 0: not at all. 0s to 1d. Default 10s.
+    pub sys_interval: Span,
 }
 
 impl Default for Gateway {
@@ -28,6 +30,7 @@ impl Default for Gateway {
             data_dir: "/var/lib/tidegate".into(),
             event_type: "tidegate.event".into(),
             device_level: None,
+            sys_interval: Span::seconds(10),
         }
     }
 }
@@ -40,6 +43,11 @@ impl Gateway {
             data_dir: section.or("data-dir", default.data_dir),
             event_type: section.or("event-type", default.event_type),
             device_level: section.get("device-level"),
+            sys_interval: section.bounded(
+                "sys-interval",
+                default.sys_interval,
+                Span::seconds(0)..=Span::seconds(86_400),
+            ),
         };
         section.check("id", grammar::check_name(&gateway.id));
         section.check("event-type", grammar::check_event_type(&gateway.event_type));

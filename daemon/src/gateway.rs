@@ -27,7 +27,7 @@ use crate::clock::{Clock, unix_micros};
 use crate::commands::Failure;
 use crate::forward::{self, ForwarderHandle};
 use crate::gate::{Access, Dedup, Gate, login};
-use crate::listener::{self, Listener, Sessions, Tls, Transport};
+use crate::listener::{self, BrokerStatus, Listener, Sessions, Tls, Transport};
 use crate::log::{self, FileSystem, Log, Storage};
 use crate::memory::Memory;
 use crate::notify::Sockets;
@@ -344,13 +344,15 @@ fn start_sessions(
     let memory = Memory::new(config.limits.max_memory.as_usize());
     memory.register(registry);
     let (bus, prepared) =
-        BusHandle::prepare(Arc::clone(log), tree, &config.limits, memory, bus_metrics)
+        BusHandle::prepare(Arc::clone(log), tree, &config.limits, memory, bus_metrics.clone())
             .map_err(|error| not_loaded("retained messages", error))?;
     let limits = &config.limits;
     let parts = listener::Parts { log, gate, bus: &bus, state, limits, metrics };
     let sessions = Sessions::restore(&parts).map_err(|error| not_loaded("sessions", error))?;
     prepared.start(sessions.position(), readers);
     sessions.start(state, readers);
+    BrokerStatus::new(sessions.clone(), Arc::clone(log), metrics.clone(), bus_metrics)
+        .start(config.gateway.sys_interval.0, readers);
     Ok(sessions)
 }
 

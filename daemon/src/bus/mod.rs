@@ -25,6 +25,7 @@ mod queue;
 mod retained;
 mod share;
 mod subscriber;
+mod system;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ pub use metrics::Metrics;
 pub use share::{Groups, Loan, Record as GroupRecord, Standing};
 pub use share::{is_shared, names_share, note_returned, shared_filter};
 pub use subscriber::{Backlog, Held, Subscriber, SubscriberError};
+pub use system::SystemValue;
 
 /// The name of the bus's tree in the state ([`crate::state::State::tree`]).
 pub const TREE: &str = "retained";
@@ -149,6 +151,12 @@ impl BusHandle {
     /// The groups of shared subscriptions.
     pub fn groups(&self) -> &Groups {
         &self.groups
+    }
+
+    /// What the gateway says about itself, to who has subscribed to it and who will.
+    pub fn publish_system(&self, values: Vec<SystemValue>) {
+        // Without a bus nobody is told.
+        let _ = self.commands.send(task::Command::System(values));
     }
 
     /// The event that is handed out next: whoever was to have one before has it in his queue, or is

@@ -17,6 +17,7 @@ use super::metrics::Metrics;
 use super::queue::Queue;
 use super::retained::Retained;
 use super::share::{Desk, Groups};
+use super::system::System;
 use super::trie::Trie;
 use crate::log::{Chunk, Log, Read, Reader};
 use crate::memory::{Memory, Sort};
@@ -26,7 +27,7 @@ pub(super) use commands::{Command, Subscribed};
 /// Bytes read from the log at once.
 const READ_BYTES: usize = 256 * 1024;
 /// Deliveries that are put into a queue at once: between the reads each member has room for so many.
-const MAX_PENDING: usize = 16;
+pub(super) const MAX_PENDING: usize = 16;
 /// Nobody subscribed: only retained messages are looked for, and they may wait this long.
 const QUIET_DELAY: Duration = Duration::from_millis(20);
 /// After the file system refused to read.
@@ -39,19 +40,20 @@ pub(super) struct Bus {
     reader: Reader,
     chunk: Chunk,
     /// The event that comes next.
-    next: Lsn,
+    pub(super) next: Lsn,
     /// The same, for others to see.
     position: Arc<AtomicU64>,
     /// Retained messages up to and including this event are in the state.
     retained_to: Lsn,
-    trie: Trie<Entry>,
-    members: HashMap<u64, Member>,
+    pub(super) trie: Trie<Entry>,
+    pub(super) members: HashMap<u64, Member>,
     desk: Desk,
     /// Members that have something pending.
-    touched: Vec<u64>,
+    pub(super) touched: Vec<u64>,
     retained: Retained,
-    memory: Memory,
-    metrics: Metrics,
+    pub(super) system: System,
+    pub(super) memory: Memory,
+    pub(super) metrics: Metrics,
     committed: watch::Receiver<Lsn>,
     commands: mpsc::UnboundedReceiver<Command>,
     /// No reading before this, after a failure.
@@ -60,7 +62,7 @@ pub(super) struct Bus {
 
 /// A subscription in the trie.
 #[derive(Debug)]
-enum Entry {
+pub(super) enum Entry {
     Session {
         id: u64,
         options: Options,
@@ -73,21 +75,21 @@ enum Entry {
 
 /// A session that subscribed.
 #[derive(Debug)]
-struct Member {
+pub(super) struct Member {
     client: Arc<str>,
     queue: Arc<Queue>,
     filters: BTreeSet<Filter>,
     /// It has read the log itself up to here.
     live_from: Lsn,
     /// It reads the log itself for now.
-    behind: bool,
+    pub(super) behind: bool,
     /// What the chunk in hand holds for it.
-    pending: Vec<(Lsn, Delivery)>,
+    pub(super) pending: Vec<(Lsn, Delivery)>,
 }
 
 impl Member {
     /// Puts what is pending into its queue.
-    fn flush(&mut self, metrics: &Metrics) {
+    pub(super) fn flush(&mut self, metrics: &Metrics) {
         let pushed = self.queue.push(&mut self.pending);
         self.behind = pushed.behind;
         if self.behind {
@@ -129,6 +131,7 @@ impl Bus {
             desk: Desk::new(groups),
             touched: Vec::new(),
             retained,
+            system: System::default(),
             memory,
             metrics,
             committed: log.watch(),
@@ -271,12 +274,17 @@ impl Bus {
                 }
             }
         }
+        self.flush_members();
+        self.desk.flush(&self.metrics);
+    }
+
+    /// Puts what is pending into the queues of the sessions.
+    pub(super) fn flush_members(&mut self) {
         for id in self.touched.drain(..) {
             if let Some(member) = self.members.get_mut(&id) {
                 member.flush(&self.metrics);
             }
         }
-        self.desk.flush(&self.metrics);
     }
 
     fn write(&mut self) {

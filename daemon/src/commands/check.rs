@@ -190,7 +190,7 @@ mod tests {
                 78,
                 "tidegate.toml:2: gateway.id = 4; expected a text in quotes\n\
                  tidegate.toml:3: [gateway]: unknown key \"name\"; expected one of \"id\", \
-                 \"data-dir\", \"event-type\", \"device-level\"\n\
+                 \"data-dir\", \"event-type\", \"device-level\", \"sys-interval\"\n\
                  tidegate.toml:4: listener[1]: type is missing; expected type = \"mqtt\" or \"http\""
                     .to_owned()
             )

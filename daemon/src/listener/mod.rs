@@ -27,6 +27,7 @@
 //! - There are no authentication methods (0x8C) yet. `$SYS` and
 //!   `$share` are not open to publishers (0x90), but for the state of a mosquitto bridge; other topics
 //!   that begin with `$` are, and no wildcard in front matches them.
+//! - What mosquitto says about itself under `$SYS` is said here too (`broker_status`).
 //! - A mosquitto bridge connects with its default settings (protocol level 0x84).
 //! - What a client does wrong costs it the connection, with the MQTT 5 reason code, and nobody else
 //!   anything. Its will is published then, as after any end but its own DISCONNECT and the drain.
@@ -34,6 +35,7 @@
 mod accept;
 mod ahead;
 mod aliases;
+mod broker_status;
 mod codec;
 mod connect;
 mod connection;
@@ -69,6 +71,7 @@ use crate::gate::{Denied, Gate, Rejected};
 use crate::http::body::Bodies;
 use crate::supervise::Supervisor;
 
+pub use broker_status::BrokerStatus;
 use codec::{Bad, Reason};
 pub use metrics::Metrics;
 use places::Places;

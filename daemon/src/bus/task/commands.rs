@@ -10,6 +10,7 @@ use super::super::event::{Delivery, Event, Options};
 use super::super::queue::Queue;
 use super::super::share::{Group, Joining, is_shared};
 use super::super::subscriber::Held;
+use super::super::system::SystemValue;
 use super::super::{RetainHandling, Subscription};
 use super::{Bus, Entry, Member};
 
@@ -37,6 +38,8 @@ pub(in crate::bus) enum Command {
     Rejoin { id: u64, from: Lsn, reply: oneshot::Sender<Lsn> },
     /// The session has ended.
     Detach { id: u64 },
+    /// What the gateway says about itself.
+    System(Vec<SystemValue>),
 }
 
 /// The answer to [`Command::Subscribe`].
@@ -115,6 +118,7 @@ impl Bus {
                     self.remove(id, &filter);
                 }
             }
+            Command::System(values) => self.publish_system(values),
         }
         let (shared, groups) = self.desk.count();
         self.metrics.subscriptions.set((self.trie.len() - groups + shared) as i64);
@@ -140,11 +144,14 @@ impl Bus {
             RetainHandling::Never => false,
         };
         let Some(member) = self.members.get(&id) else { return };
-        for message in self.retained.matching(&filter).filter(|_| wanted) {
-            if options.no_local && *message.origin == *member.client {
-                continue;
-            }
-            let mut delivery = Delivery::new(message.event.clone());
+        if !wanted {
+            return;
+        }
+        let own = |origin: &str| options.no_local && *origin == *member.client;
+        let published = self.retained.matching(&filter).filter(|message| !own(&message.origin));
+        let published = published.map(|message| &message.event);
+        for event in published.chain(self.system.matching(&filter)) {
+            let mut delivery = Delivery::new(event.clone());
             delivery.merge(&options);
             delivery.retain = true;
             retained.push(delivery);

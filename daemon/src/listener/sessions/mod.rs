@@ -188,6 +188,19 @@ impl Sessions {
         self.0.tree.applied().saturating_add(1)
     }
 
+    /// The bus that they subscribe to.
+    pub(super) fn bus(&self) -> &BusHandle {
+        &self.0.bus
+    }
+
+    /// How many clients have a connection, and how many only a session.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let table = self.lock();
+        let connected = table.clients.values().filter(|entry| entry.attached.is_some()).count();
+        let away = |entry: &&Entry| entry.attached.is_none() && entry.kept.is_some();
+        (connected, table.clients.values().filter(away).count())
+    }
+
     /// What the clients' memory is counted with.
     pub(super) fn memory(&self) -> &Memory {
         self.0.bus.memory()
