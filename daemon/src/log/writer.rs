@@ -250,14 +250,19 @@ impl Writer {
         }
     }
 
-    /// What the next segment says about the newest one that holds anything.
+    /// What the next segment says about the newest one that held anything: also where that one is
+    /// released already, so that the hole shows. Then the newest segment, which holds nothing, names it.
     fn before(&self) -> Option<Before> {
         let table = self.shared.table();
-        let newest = table.0.iter().rfind(|it| it.len() > segment::HEADER_LEN as u64)?;
-        Some(Before {
-            back: u32::try_from(self.sequence - newest.header.sequence).ok()?,
-            len: newest.len(),
-        })
+        let is_filled = |it: &&Arc<Segment>| it.len() > segment::HEADER_LEN as u64;
+        let newest = table.0.last()?;
+        let (sequence, len) = match newest.header.before {
+            Some(before) if !is_filled(&newest) => {
+                (newest.header.sequence.checked_sub(u64::from(before.back))?, before.len)
+            }
+            _ => table.0.iter().rfind(is_filled).map(|it| (it.header.sequence, it.len()))?,
+        };
+        Some(Before { back: u32::try_from(self.sequence - sequence).ok()?, len })
     }
 
     fn create(&self, header: &Header, path: &Path, room: usize) -> io::Result<Arc<dyn File>> {
