@@ -15,8 +15,8 @@
 //!
 //! # On disk
 //!
-//! One directory a lane: `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`, `ledger` (`ledger.new`
-//! while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
+//! One directory a lane: `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`, `segment.new`
+//! (one that is being created), `ledger` (`ledger.new` while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
 //!
 //! A **segment** begins with two copies of its header, one in each of its first two sectors of 512
 //! bytes; either will do:
@@ -29,7 +29,7 @@
 //!
 //! The epoch is drawn when the log is created and is the same in all its segments; the sequence
 //! counts attempts to create a segment; the salt is drawn for each segment. The segment before is the newest
-//! one that holds a frame. Where there is no segment
+//! one that held a frame, there or released. Where there is no segment
 //! before, its two fields are 0, as in version 1, which had no control records either. Magic, version
 //! and checksum keep their places in every later version.
 //!
@@ -58,9 +58,9 @@
 //! the next is written, so a crash can tear the last frame only, and a bad frame with good ones
 //! behind it is damage.
 //!
-//! A segment that a frame would take beyond `segment_size` is followed by a new one: created, header
-//! written, fdatasync, directory fsync; then the frame. So a segment that is longer than a header had
-//! one once.
+//! A segment that a frame would take beyond `segment_size` is followed by a new one: created as
+//! `segment.new`, header written, fdatasync, renamed, directory fsync; then the frame. So what has a
+//! segment's name has its header, and not one that an earlier attempt left in the same disk blocks.
 //!
 //! After a failed write or fdatasync nobody knows what the file holds. The segment is abandoned, cut
 //! behind its last durable frame if the disk lets us, and the frame is tried once more in a new segment,

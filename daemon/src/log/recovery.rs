@@ -180,7 +180,7 @@ impl Place<'_> {
         let names = self.storage.list(self.dir).map_err(OpenError::io("list", self.dir))?;
         let (mut found, mut foreign) = (Vec::new(), Vec::new());
         for name in names {
-            if [LOCK, LEDGER, ledger::UNFINISHED].contains(&name.as_str()) {
+            if [LOCK, LEDGER, ledger::UNFINISHED, segment::UNFINISHED].contains(&name.as_str()) {
                 continue;
             }
             let Some((first, sequence)) = segment::parse_name(&name) else {

@@ -9,6 +9,8 @@ use tidegate_event::{Epoch, Lane, Lsn};
 
 /// Bytes before the first frame: two copies of the header, one a sector.
 pub(super) const HEADER_LEN: usize = 2 * COPY_LEN;
+/// The name of a segment file before its header is durable.
+pub(super) const UNFINISHED: &str = "segment.new";
 /// The format that this code writes, and the newest it reads. Version 1 had no control records, and
 /// no [`Before`]; version 2 no compressed frames.
 pub(super) const VERSION: u32 = 3;

@@ -62,6 +62,8 @@ impl Writer {
         let (failed, delay) = (0, FIRST_RETRY);
         let packer = Packer::new(shared.compression);
         let mut writer = Self { shared, active, next, sequence, failed, delay, packer, lock };
+        // What a crash left of an attempt.
+        writer.remove_unfinished();
         if writer.active.is_none() && !writer.begin_segment(0) {
             writer.give_up();
         }
@@ -236,6 +238,7 @@ impl Writer {
             Err(error) => {
                 warn!(path = %path.display(), %error, "a segment cannot be created");
                 self.failed_with(&error);
+                self.remove_unfinished();
                 // If it came back after a crash it would override what the segment before it took
                 // since: so that one takes no more unless it is gone for good.
                 let gone = match self.shared.storage.unlink(&path) {
@@ -248,6 +251,11 @@ impl Writer {
                 false
             }
         }
+    }
+
+    /// Best effort: what is left is in the way of the next attempt, which then fails.
+    fn remove_unfinished(&self) {
+        let _ = self.shared.storage.unlink(&self.shared.dir.join(segment::UNFINISHED));
     }
 
     /// What the next segment says about the newest one that held anything: also where that one is
@@ -266,9 +274,11 @@ impl Writer {
     }
 
     fn create(&self, header: &Header, path: &Path, room: usize) -> io::Result<Arc<dyn File>> {
-        let file = self.shared.storage.create(path)?;
+        let unfinished = self.shared.dir.join(segment::UNFINISHED);
+        let file = self.shared.storage.create(&unfinished)?;
         file.write_at(&header.encode(), 0)?;
-        // Before anything else is in it: a segment without a header, and longer than one, is damaged.
+        // Before it has its name, and before anything else is in it: after a power cut its blocks may be
+        // those of a segment of that name that never came to be, with its header, or hold none.
         file.sync_data()?;
         if room > 0 {
             let len = segment::HEADER_LEN as u64;
@@ -278,6 +288,7 @@ impl Writer {
             file.sync_data()?;
             file.truncate(len)?;
         }
+        self.shared.storage.rename(&unfinished, path)?;
         self.shared.storage.sync_dir(&self.shared.dir)?;
         Ok(file)
     }

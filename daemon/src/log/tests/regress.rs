@@ -134,6 +134,41 @@ fn old_control_records_are_not_applied_again_without_those_that_were_released() 
     assert_eq!(restored(&open(&sim).0, 2), ["later"]);
 }
 
+/// A segment could not be created, and a later one under its name had the power go before its header
+/// was durable: where its blocks were those of the first, it had that one's header, and what the
+/// segment before it had taken since was gone.
+#[test]
+fn a_header_in_reused_blocks_is_not_taken_for_that_of_the_segment() {
+    for seed in 0..4 {
+        let sim = Sim::new(seed);
+        let say = |log: &Log, writer: &mut Writer, body: &[u8]| {
+            assert!(matches!(log.append_control(&control(body)), Append::Accepted(_)));
+            writer.step(Instant::now());
+        };
+        let (log, mut writer, _) = open(&sim);
+        say(&log, &mut writer, b"subscribed");
+        sim.fail_syncs(1);
+        log.shared.queue.roll();
+        writer.step(Instant::now());
+        drop((log, writer));
+        sim.kill();
+        let (log, mut writer, _) = open(&sim);
+        say(&log, &mut writer, b"unsubscribed");
+        let disks = before_each_change(&sim);
+        log.shared.queue.roll();
+        writer.step(Instant::now());
+        assert_eq!(log.usage().segments, 2);
+        let disks: Vec<_> = disks.try_iter().collect();
+        assert!(disks.len() >= 4);
+        for sim in disks.iter().flat_map(power_cuts) {
+            let (log, _, recovery) = open(&sim);
+            assert_eq!(restored(&log, 1), ["subscribed", "unsubscribed"], "disk {seed}");
+            assert_eq!((log.losses(), recovery.set_aside), (vec![], vec![]));
+            assert!(sim.files().iter().all(|path| !path.ends_with("segment.new")));
+        }
+    }
+}
+
 /// Behind a hole that the release of control records had left, a segment was abandoned before it held
 /// anything. The one that took its place named one before the hole as the last that held anything: so
 /// the hole did not show any more.
