@@ -15,7 +15,6 @@ use tidegate_config::Limits;
 use tidegate_event::record::Properties;
 use tidegate_event::{BlockBuilder, Draft, Lsn, Property, Qos};
 use tokio::time::timeout;
-use tracing::warn;
 
 use super::aliases::Aliases;
 use super::codec::{Bad, Frame, Kind, Publish, Reason, Version, write_ack};
@@ -72,8 +71,6 @@ pub(super) struct Inbound {
     refused: bool,
     /// An MQTT 5 client was told that there is no room, and nothing was taken since.
     refusing: bool,
-    /// The operator was told that an event of a 3.1.1 client was dropped, and why.
-    told: Option<Denied>,
 }
 
 /// A block that waits for its commit; without one there is nothing to wait for but those before it
@@ -146,7 +143,6 @@ impl Inbound {
             room: None,
             refused: false,
             refusing: false,
-            told: None,
         }
     }
 
@@ -231,9 +227,6 @@ impl Inbound {
         }
         if let Err(denied) = self.gate.check(rights, &draft) {
             self.metrics.denied(denied.label());
-            if self.version == Version::V4 {
-                tell_of(denied, &mut self.told, &self.client, topic);
-            }
             match denied {
                 Denied::TopicInvalid => {
                     return Err(
@@ -242,8 +235,9 @@ impl Inbound {
                 }
                 // Nothing was promised.
                 _ if qos == Qos::AtMostOnce => {}
-                // `[MQTT-3.3.5-2]`: of a 3.1.1 client the acknowledgement says nothing. Without one it
-                // would send the same again for ever, and never what comes behind.
+                // `[MQTT-3.3.5-2]`: 3.1.1 has no way to say no but this one, and an acknowledgement
+                // would say that the event is on disk.
+                _ if self.version == Version::V4 => return Err(End::Denied(denied)),
                 _ => self.acks.push(AckDue { id, qos, says: Says::Refused(Reason::from(denied)) }),
             }
             return Ok(());
@@ -493,19 +487,6 @@ impl Inbound {
         self.acks.shrink_to_fit();
         self.spare = Vec::new();
         self.waiting.shrink_to_fit();
-    }
-}
-
-/// A 3.1.1 client cannot be told that its event was dropped: the operator is, once for each reason that
-/// follows another one.
-fn tell_of(denied: Denied, told: &mut Option<Denied>, client: &str, topic: &str) {
-    if told.replace(denied).is_none_or(|told| told.label() != denied.label()) {
-        warn!(
-            client,
-            topic,
-            "an event of an MQTT 3.1.1 client is acknowledged and not stored, because 3.1.1 has no word \
-             for it: {denied}; further ones of this connection are counted in tidegate_publishes_denied"
-        );
     }
 }
 

@@ -133,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     pub(super) async fn finish(mut self, end: End) -> End {
         let metrics = &self.shared.metrics;
         match &end {
-            End::Bad(_) => metrics.malformed.inc(),
+            End::Bad(_) | End::Denied(_) => metrics.malformed.inc(),
             // A frame of WebSocket, a record of TLS that is none.
             End::Io(why) if why.kind() == io::ErrorKind::InvalidData => metrics.malformed.inc(),
             End::KeepAlive => metrics.timed_out.inc(),

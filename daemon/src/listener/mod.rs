@@ -19,11 +19,8 @@
 //! - A session outlasts its connection where the client asks for it, and the daemon too
 //!   (`sessions`).
 //! - Shared subscriptions are there for 3.1.1 clients too.
-//! - What the gate denies is not stored, and an MQTT 5 client is told so (0x87, 0x90). 3.1.1 has no word
-//!   for it: the event is acknowledged and dropped, as mosquitto does it, counted
-//!   (`tidegate_publishes_denied`) and logged. To close the connection instead would make a client that
-//!   stores and forwards send the same event for ever, and nothing of what comes behind it. Of a 3.1.1
-//!   client whose rights do not go as far as its topics an acknowledgement says nothing.
+//! - What the gate denies is not stored, and not acknowledged: an MQTT 5 client is told (0x87, 0x90), a
+//!   3.1.1 client, which has no word for it, loses its connection (`[MQTT-3.3.5-2]`).
 //! - There are no authentication methods (0x8C) yet. `$SYS` and
 //!   `$share` are not open to publishers (0x90), but for the state of a mosquitto bridge; other topics
 //!   that begin with `$` are, and no wildcard in front matches them.
@@ -195,6 +192,8 @@ enum End {
     LoginRevoked,
     #[error("the daemon stops")]
     Drain,
+    #[error("MQTT 3.1.1 client cannot be told otherwise that its event was refused: {0}")]
+    Denied(Denied),
     #[error(
         "MQTT 3.1.1 client cannot be told otherwise that its event could not be written to disk"
     )]
@@ -244,6 +243,7 @@ impl End {
             Self::LoginRevoked => Some(Reason::NotAuthorized),
             Self::Drain | Self::Bus(SubscriberError::Stopped) => Some(Reason::ShuttingDown),
             Self::NoMemory => Some(Reason::QuotaExceeded),
+            Self::Denied(denied) => Some(Reason::from(*denied)),
             Self::NotStored | Self::NotKept | Self::Bus(SubscriberError::Read(_)) => {
                 Some(Reason::Unspecified)
             }
