@@ -76,7 +76,7 @@ fn without_memory_new_connections_are_told_so_and_others_go_on() {
         assert!(clients.len() < 1000, "8 MiB are not for so many");
     };
     assert_eq!(refusal.map(|(first, body)| (first, body[1])), Some((CONNACK, QUOTA_EXCEEDED)));
-    gateway.says(&["CONNECT refused", "limits.max-memory"]);
+    gateway.says(&["CONNECT of client", "refused", "limits.max-memory"]);
     let mut old = Wire::open(broker);
     old.send(&packet::connect(Version::V4, "old"));
     assert_eq!(old.answer(), Some((CONNACK, vec![0, 3])));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tracing::trace;
 
 use super::ahead::{Ahead, MAX_AHEAD};
 use super::codec::{self, Ack, Bad, Disconnect, Framed, Kind, Reason, Version, Will};
@@ -278,6 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             };
             frame.check_length(version)?;
             let length = frame.whole.len();
+            trace!(client = &*self.client, bytes = length, "{:?} received", frame.kind);
             match frame.kind {
                 Kind::Publish => {
                     self.inbound.publish(&mut self.session, &mut self.rights, &frame)?;
