@@ -135,6 +135,10 @@ impl Retained {
                 self.entries.insert(Entry::new(event, &self.memory));
             } else {
                 self.metrics.retained_refused.inc();
+                if !had {
+                    // Nothing was there, nothing is.
+                    return;
+                }
             }
         } else if !had {
             return;
@@ -192,11 +196,15 @@ impl Retained {
         self.metrics.retained.set(self.entries.len() as i64);
     }
 
+    /// Whether so much has changed that it is to be written before there is more.
+    pub(super) fn is_full(&self) -> bool {
+        self.changed.len() >= MAX_CHANGES
+    }
+
     /// When [`Retained::write`] is due, if everything up to and including `read` was applied.
     pub(super) fn due(&self, read: Lsn) -> Option<Instant> {
         let at = if !self.changed.is_empty() {
-            let full = self.changed.len() >= MAX_CHANGES;
-            self.since + if full { Duration::ZERO } else { CHANGE_DELAY }
+            self.since + if self.is_full() { Duration::ZERO } else { CHANGE_DELAY }
         } else if read > self.applied {
             let far = read - self.applied >= MAX_POSITION_GAP;
             self.since + if far { CHANGE_DELAY } else { POSITION_DELAY }

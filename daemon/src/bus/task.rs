@@ -219,6 +219,9 @@ impl Bus {
             }
             self.next = self.next.max(self.reader.position());
             self.position.store(self.next, Ordering::Release);
+            if self.retained.is_full() && self.retained.due(self.next - 1) <= Some(Instant::now()) {
+                self.write();
+            }
             // Other tasks of this thread get their turn.
             tokio::task::yield_now().await;
         }
