@@ -13,7 +13,7 @@
 //! first event of QoS 1 or 2 that it is to have is noted, and it counts as behind; so it goes on from
 //! the log, like a slow one, once its client is back. What came with QoS 0 meanwhile it does not get.
 //!
-//! Sessions that share a subscription are a group, which has a queue of its own ([`share`]).
+//! Sessions that share a subscription are a group, which has a queue of its own (`share`).
 //!
 //! rumqttd's router is not used for this: it hides what a slow subscriber loses, never frees filters
 //! and topics, and costs a thread and a channel hop an event.
