@@ -70,6 +70,18 @@ pub(super) enum Taken {
     Behind(Lsn),
 }
 
+/// Whether who is to take what waits is slow: `asked` says whether they asked since they took last, `waits`
+/// since when something waits.
+pub(super) fn is_slow(asked: bool, waits: Option<Instant>) -> bool {
+    !asked && waits.is_some_and(|since| since.elapsed() >= SLOW)
+}
+
+/// Bytes that may wait in a queue of at most `max_bytes`, as memory is now.
+pub(super) fn bound(memory: &Memory, max_bytes: usize, slow: bool) -> usize {
+    let left = memory.left(Sort::Deliveries) / PART;
+    if slow { 0 } else { left.max(LEAST).min(max_bytes) }
+}
+
 impl State {
     fn unsent(&self) -> Option<Lsn> {
         let queued = || self.deliveries.iter().find_map(|delivery| delivery.lsn);
@@ -77,7 +89,7 @@ impl State {
     }
 
     fn is_slow(&self) -> bool {
-        !self.asked && self.waits.is_some_and(|since| since.elapsed() >= SLOW)
+        is_slow(self.asked, self.waits)
     }
 
     /// Lets go what waits: the session goes on from the log, if it is owed something with QoS 1 or 2, and
@@ -154,8 +166,7 @@ impl Queue {
             if slow {
                 state.shed(&mut pushed);
             }
-            let left = self.memory.left(Sort::Deliveries) / PART;
-            let bound = if slow { 0 } else { left.max(LEAST).min(self.max_bytes) };
+            let bound = bound(&self.memory, self.max_bytes, slow);
             if state.behind.is_some() {
                 deliveries.clear();
                 pushed.behind = true;

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tidegate_event::{EventRef, Filter, Lsn, Qos};
 
 use super::super::Metrics;
 use super::super::event::{Delivery, Event, Options};
+use super::super::queue::{bound, is_slow};
 use super::loan::Loan;
 use super::reading::{Job, Tail};
 use super::records::{Record, Standing};
@@ -19,13 +20,6 @@ use crate::memory::{Claim, Memory, Room, Sort};
 /// Bytes of events that a member takes at once.
 const TAKE_BYTES: usize = 32 * 1024;
 
-/// Of whom nobody has asked for anything for that long, though something waited, is slow: when memory is tight,
-/// it loses what waits for it.
-const SLOW: Duration = Duration::from_millis(500);
-/// Bytes that may wait for each group that is taken from, however little memory there is.
-const LEAST: usize = 8 * 1024;
-/// A queue grows up to this part of what is left for all.
-const PART: usize = 16;
 /// Bytes that an LSN takes, about.
 const LSN: usize = 24;
 
@@ -186,7 +180,7 @@ impl State {
     }
 
     fn is_slow(&self) -> bool {
-        !self.asked && self.waits.is_some_and(|since| since.elapsed() >= SLOW)
+        is_slow(self.asked, self.waits)
     }
 
     /// Says what it takes.
@@ -345,8 +339,7 @@ impl Group {
             pushed.dropped += state.shed();
             pushed.fell_behind = state.behind.is_some();
         }
-        let left = self.memory.left(Sort::Deliveries) / PART;
-        let bound = if slow { 0 } else { left.max(LEAST).min(self.max_bytes) };
+        let bound = bound(&self.memory, self.max_bytes, slow);
         for (lsn, event) in events.drain(..) {
             if lsn < state.live_from {
                 continue;
