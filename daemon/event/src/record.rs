@@ -8,12 +8,17 @@
 //! block      kind u8 (1 = events, 2 = control) | length u32 | body of that length
 //! events     count u32 | clock u8 (0 = synced, 1 = since boot) | unix_micros i64
 //!            | boot u64, nanos u64, if since boot | origin: varint length, UTF-8 | records
-//! record     head u8 | topic: varint length, UTF-8, unless SAME_TOPIC
+//! record     head u8 | lane u8, if IN_LANE | topic: varint length, UTF-8, unless SAME_TOPIC
 //!            | properties: varint length, list, if HAS_PROPERTIES | payload: varint length, bytes
-//! head       bits 0-1 QoS | bit 2 retain | bit 3 SAME_TOPIC (as the record before) | bit 4
-//!            HAS_PROPERTIES | bits 5-7 zero
+//! gone       head u8 (GONE and IN_LANE) | lane u8 | how many LSNs: varint
+//! head       bits 0-1 QoS | bit 2 retain | bit 3 SAME_TOPIC (as the event before) | bit 4
+//!            HAS_PROPERTIES | bit 5 IN_LANE | bit 6 GONE | bit 7 zero
 //! property   tag u8 | value: varint length, bytes   (tags: [`Property`])
 //! ```
+//!
+//! The count of a block is that of its LSNs: each event has one, and those that are **gone** had
+//! events that were not kept (a full lane whose newest events are dropped, or its oldest). A record
+//! without a lane is in lane 0.
 //!
 //! Integers are little-endian; a varint has 7 bits a byte, the low ones first, at most 5 bytes.
 //! A control block's body begins with its type; it holds no events and takes no LSN. A reader passes
@@ -23,19 +28,21 @@
 //! a length that does not fit is [`Malformed`], never a panic.
 
 mod build;
+mod lanes;
 mod property;
 mod read;
 
 #[cfg(test)]
 mod tests;
 
-use crate::id::{EventId, Lsn};
+use crate::id::{EventId, Lane, Lsn};
 use crate::time::Received;
 use crate::topic;
 
 pub use build::{BlockBuilder, write_control};
+pub use lanes::{InLane, InLanes, lanes};
 pub use property::{Properties, Property};
-pub use read::{Block, EventIter, Events, blocks, events};
+pub use read::{Block, EventIter, Events, Item, ItemIter, blocks, events, items};
 
 /// Kinds of blocks.
 const KIND_EVENTS: u8 = 1;
@@ -47,6 +54,9 @@ const BLOCK_HEADER: usize = 5;
 const RETAIN: u8 = 1 << 2;
 const SAME_TOPIC: u8 = 1 << 3;
 const HAS_PROPERTIES: u8 = 1 << 4;
+const IN_LANE: u8 = 1 << 5;
+const GONE: u8 = 1 << 6;
+const UNKNOWN: u8 = 1 << 7;
 
 /// MQTT's quality of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -93,6 +103,8 @@ pub struct Draft<'a> {
 pub struct EventRef<'a> {
     /// Its place, and so its id.
     pub id: EventId,
+    /// Its lane in that log.
+    pub lane: Lane,
     /// When it was received.
     pub received: Received,
     /// Who published it: the MQTT client id, or the name of an edge service.
@@ -115,7 +127,7 @@ pub struct EventRef<'a> {
 pub struct Malformed;
 
 impl<'a> EventRef<'a> {
-    /// The place in its lane.
+    /// The place in its log.
     pub fn lsn(&self) -> Lsn {
         self.id.lsn
     }

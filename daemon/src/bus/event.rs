@@ -168,6 +168,7 @@ mod tests {
         list.clear();
         Property::MessageExpiry(60).write(list);
         let event = EventRef {
+            lane: Lane(0),
             id: EventId { epoch: Epoch(1), lane: Lane(0), lsn: 1 },
             received,
             origin: "sensor",

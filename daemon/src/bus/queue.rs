@@ -289,6 +289,7 @@ mod tests {
 
     fn delivery(lsn: Lsn, qos: Qos) -> (Lsn, Delivery) {
         let event = &EventRef {
+            lane: Lane(0),
             id: EventId { epoch: Epoch(1), lane: Lane(0), lsn },
             received: Received::Synced { unix_micros: 0 },
             origin: "sensor",

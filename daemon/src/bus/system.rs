@@ -26,6 +26,7 @@ impl System {
             return None;
         }
         let event = EventRef {
+            lane: Lane(0),
             id: EventId { epoch: Epoch(0), lane: Lane(0), lsn: 0 },
             received: Received::Synced { unix_micros: unix_micros() },
             origin: "",

@@ -8,6 +8,7 @@ use crate::record::{Properties, Property, Qos};
 
 fn event<'a>(topic: &'a str, payload: &'a [u8], properties: &'a [u8]) -> EventRef<'a> {
     EventRef {
+        lane: Lane(0),
         id: EventId { epoch: Epoch(0xe), lane: Lane(0), lsn: 12 },
         received: Received::Synced { unix_micros: 1 },
         origin: "boiler 7",

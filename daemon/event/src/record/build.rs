@@ -1,8 +1,14 @@
 //! Writes blocks.
 
+use super::lanes::{InLane, InLanes};
 use super::property::write_bytes;
-use super::{BLOCK_HEADER, Draft, HAS_PROPERTIES, KIND_CONTROL, KIND_EVENTS, RETAIN, SAME_TOPIC};
+use super::{
+    BLOCK_HEADER, Draft, GONE, HAS_PROPERTIES, IN_LANE, KIND_CONTROL, KIND_EVENTS, RETAIN,
+    SAME_TOPIC,
+};
+use crate::id::Lane;
 use crate::time::Received;
+use crate::varint;
 
 /// Builds one block of events in a buffer that can be used again.
 #[derive(Debug)]
@@ -12,8 +18,12 @@ pub struct BlockBuilder {
     has_retained: bool,
     has_packet_id: bool,
     payload_bytes: u64,
-    /// Where the topic of the record before lies in `bytes`.
+    received: Received,
+    lanes: InLanes,
+    /// Where the topic of the event before lies in `bytes`; empty before the first one.
     last_topic: std::ops::Range<usize>,
+    /// The end of `bytes` is a run of LSNs that are gone: where it begins, its lane, how many.
+    last_gone: Option<(usize, Lane, u32)>,
 }
 
 /// Where the count lies: behind the block's header.
@@ -29,7 +39,10 @@ impl BlockBuilder {
             has_retained: false,
             has_packet_id: false,
             payload_bytes: 0,
+            received,
+            lanes: InLanes::default(),
             last_topic: 0..0,
+            last_gone: None,
         };
         builder.restart(origin, received);
         builder
@@ -41,7 +54,10 @@ impl BlockBuilder {
         self.count = 0;
         (self.has_retained, self.has_packet_id) = (false, false);
         self.payload_bytes = 0;
+        self.received = received;
+        self.lanes.clear();
         self.last_topic = 0..0;
+        self.last_gone = None;
         self.bytes.push(KIND_EVENTS);
         self.bytes.extend_from_slice(&[0; 8]);
         match received {
@@ -59,10 +75,16 @@ impl BlockBuilder {
         write_bytes(origin.as_bytes(), &mut self.bytes);
     }
 
-    /// Appends one event.
+    /// Appends one event, in lane 0.
     pub fn push(&mut self, event: &Draft<'_>) {
-        let same_topic =
-            self.count > 0 && &self.bytes[self.last_topic.clone()] == event.topic.as_bytes();
+        self.push_in(Lane(0), event);
+    }
+
+    /// Appends one event.
+    pub fn push_in(&mut self, lane: Lane, event: &Draft<'_>) {
+        let before = if self.count == 0 { 0 } else { self.bytes.len() };
+        let same_topic = !self.last_topic.is_empty()
+            && &self.bytes[self.last_topic.clone()] == event.topic.as_bytes();
         let mut head = event.qos as u8;
         if event.retain {
             head |= RETAIN;
@@ -75,7 +97,11 @@ impl BlockBuilder {
             head |= HAS_PROPERTIES;
             self.has_packet_id |= event.properties.packet_id().is_some();
         }
-        self.bytes.push(head);
+        if lane == Lane(0) {
+            self.bytes.push(head);
+        } else {
+            self.bytes.extend_from_slice(&[head | IN_LANE, lane.0]);
+        }
         if !same_topic {
             write_bytes(event.topic.as_bytes(), &mut self.bytes);
             self.last_topic = self.bytes.len() - event.topic.len()..self.bytes.len();
@@ -86,9 +112,34 @@ impl BlockBuilder {
         write_bytes(event.payload, &mut self.bytes);
         self.payload_bytes += event.payload.len() as u64;
         self.count += 1;
+        self.last_gone = None;
+        self.lanes.add(InLane::of(lane, 1, self.bytes.len() - before, self.received));
     }
 
-    /// How many events it holds.
+    /// Appends so many LSNs of `lane` whose events are not kept.
+    pub fn push_gone(&mut self, lane: Lane, lsns: u32) {
+        let before = if self.count == 0 { 0 } else { self.bytes.len() };
+        let mut run = lsns;
+        if let Some((at, of, so_far)) = self.last_gone
+            && of == lane
+        {
+            self.bytes.truncate(at);
+            run += so_far;
+        }
+        self.last_gone = Some((self.bytes.len(), lane, run));
+        self.bytes.extend_from_slice(&[GONE | IN_LANE, lane.0]);
+        varint::write(u64::from(run), &mut self.bytes);
+        self.count += lsns;
+        let grown = self.bytes.len().saturating_sub(before);
+        self.lanes.add(InLane::of(lane, 0, grown, self.received));
+    }
+
+    /// What it takes in each lane.
+    pub fn lanes(&self) -> &InLanes {
+        &self.lanes
+    }
+
+    /// How many LSNs it takes.
     pub fn count(&self) -> u32 {
         self.count
     }
@@ -118,7 +169,7 @@ impl BlockBuilder {
         self.bytes.capacity()
     }
 
-    /// Whether it holds no event.
+    /// Whether it takes no LSN.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }

@@ -1,10 +1,10 @@
 //! Reads blocks, where they lie.
 
 use super::{
-    EventRef, HAS_PROPERTIES, KIND_CONTROL, KIND_EVENTS, Malformed, Properties, Qos, RETAIN,
-    SAME_TOPIC,
+    EventRef, GONE, HAS_PROPERTIES, IN_LANE, KIND_CONTROL, KIND_EVENTS, Malformed, Properties, Qos,
+    RETAIN, SAME_TOPIC, UNKNOWN,
 };
-use crate::id::EventId;
+use crate::id::{EventId, Lane, Lsn};
 use crate::time::Received;
 use crate::varint;
 
@@ -25,7 +25,7 @@ pub enum Block<'a> {
 /// The events of one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Events<'a> {
-    /// How many.
+    /// How many LSNs.
     pub count: u32,
     /// When they were received.
     pub received: Received,
@@ -48,29 +48,61 @@ pub fn blocks(mut payload: &[u8]) -> impl Iterator<Item = Result<Block<'_>, Malf
     })
 }
 
+/// What stands at an LSN, or at some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// An event.
+    Event(EventRef<'a>),
+    /// Events that were not kept.
+    Gone {
+        /// Their lane.
+        lane: Lane,
+        /// The first of their LSNs.
+        first: Lsn,
+        /// How many.
+        count: u32,
+    },
+}
+
 /// The events of a frame whose first event is `first`. Ends after the first one that is malformed.
 pub fn events(
     payload: &[u8],
     first: EventId,
 ) -> impl Iterator<Item = Result<EventRef<'_>, Malformed>> {
+    items(payload, first).filter_map(event)
+}
+
+/// All that stands in a frame whose first LSN is that of `first`. Ends after the first item that is
+/// malformed.
+pub fn items(payload: &[u8], first: EventId) -> impl Iterator<Item = Result<Item<'_>, Malformed>> {
     let mut blocks = blocks(payload);
     let mut next = first;
-    let mut current: Option<(Events<'_>, EventIter<'_>)> = None;
+    let mut current: Option<ItemIter<'_>> = None;
     std::iter::from_fn(move || {
         loop {
-            if let Some((_, iter)) = &mut current
-                && let Some(event) = iter.next()
+            if let Some(items) = &mut current
+                && let Some(item) = items.next()
             {
-                next.lsn += 1;
-                return Some(event);
+                return Some(item);
             }
             match blocks.next()? {
-                Ok(Block::Events(events)) => current = Some((events, events.iter(next))),
+                Ok(Block::Events(events)) => {
+                    current = Some(events.items(next));
+                    next.lsn = next.lsn.saturating_add(u64::from(events.count));
+                }
                 Ok(Block::Control { .. }) => {}
                 Err(malformed) => return Some(Err(malformed)),
             }
         }
     })
+}
+
+fn event(item: Result<Item<'_>, Malformed>) -> Option<Result<EventRef<'_>, Malformed>> {
+    match item {
+        Ok(Item::Event(event)) => Some(Ok(event)),
+        Ok(Item::Gone { .. }) => None,
+        Err(malformed) => Some(Err(malformed)),
+    }
 }
 
 impl<'a> Block<'a> {
@@ -102,39 +134,87 @@ impl<'a> Block<'a> {
 }
 
 impl<'a> Events<'a> {
-    /// The events, the first of which has the id `first`.
+    /// The events, where `first` is the id that belongs to the first LSN.
     pub fn iter(&self, first: EventId) -> EventIter<'a> {
-        EventIter { block: *self, rest: self.records, topic: "", id: first, left: self.count }
+        EventIter(self.items(first))
+    }
+
+    /// The events, and what is gone between them.
+    pub fn items(&self, first: EventId) -> ItemIter<'a> {
+        ItemIter { block: *self, rest: self.records, topic: "", id: first, left: self.count }
+    }
+
+    /// Bytes of the block before its records.
+    pub(super) fn head_len(&self) -> usize {
+        let origin = self.origin.len();
+        let time = match self.received {
+            Received::Synced { .. } => 9,
+            Received::SinceBoot { .. } => 25,
+        };
+        super::BLOCK_HEADER + 4 + time + varint::len(origin) + origin
     }
 }
 
 /// Iterates over the events of a block. Ends after the first one that is malformed.
 #[derive(Debug, Clone)]
-pub struct EventIter<'a> {
-    block: Events<'a>,
-    rest: &'a [u8],
-    topic: &'a str,
-    id: EventId,
-    left: u32,
-}
+pub struct EventIter<'a>(ItemIter<'a>);
 
 impl<'a> Iterator for EventIter<'a> {
     type Item = Result<EventRef<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
-        let event = self.take();
-        if event.is_err() {
-            self.left = 0;
-        }
-        self.id.lsn = self.id.lsn.saturating_add(1);
-        Some(event)
+        self.0.find_map(event)
     }
 }
 
-impl<'a> EventIter<'a> {
-    fn take(&mut self) -> Result<EventRef<'a>, Malformed> {
+/// Iterates over all that stands in a block. Ends after the first item that is malformed.
+#[derive(Debug, Clone)]
+pub struct ItemIter<'a> {
+    block: Events<'a>,
+    rest: &'a [u8],
+    topic: &'a str,
+    id: EventId,
+    /// LSNs.
+    left: u32,
+}
+
+impl<'a> Iterator for ItemIter<'a> {
+    type Item = Result<Item<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let item = self.take();
+        if item.is_err() {
+            self.left = 0;
+        }
+        Some(item)
+    }
+}
+
+impl<'a> ItemIter<'a> {
+    /// Bytes of the block's records that were not looked at.
+    pub(super) fn rest(&self) -> usize {
+        self.rest.len()
+    }
+
+    fn take(&mut self) -> Result<Item<'a>, Malformed> {
         let head = take_u8(&mut self.rest)?;
+        if head & UNKNOWN != 0 {
+            return Err(Malformed);
+        }
+        let lane = match head & IN_LANE {
+            0 => Lane(0),
+            _ => Lane(take_u8(&mut self.rest)?),
+        };
+        let id = self.id;
+        if head & GONE != 0 {
+            let count = take_varint(&mut self.rest)? as u32;
+            self.left = self.left.checked_sub(count).filter(|_| count > 0).ok_or(Malformed)?;
+            self.id.lsn = id.lsn.saturating_add(u64::from(count));
+            return Ok(Item::Gone { lane, first: id.lsn, count });
+        }
         if head & SAME_TOPIC == 0 {
             self.topic = take_str(&mut self.rest)?;
         }
@@ -142,8 +222,11 @@ impl<'a> EventIter<'a> {
             0 => Properties::default(),
             _ => Properties::new(take_bytes(&mut self.rest)?),
         };
-        Ok(EventRef {
-            id: self.id,
+        self.left -= 1;
+        self.id.lsn = id.lsn.saturating_add(1);
+        Ok(Item::Event(EventRef {
+            id,
+            lane,
             received: self.block.received,
             origin: self.block.origin,
             topic: self.topic,
@@ -151,7 +234,7 @@ impl<'a> EventIter<'a> {
             retain: head & RETAIN != 0,
             properties,
             payload: take_bytes(&mut self.rest)?,
-        })
+        }))
     }
 }
 

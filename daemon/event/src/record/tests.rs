@@ -104,3 +104,76 @@ fn a_typical_sensor_event_costs_three_bytes_beside_its_payload() {
     builder.push(&event);
     assert_eq!(builder.len() - before, 203);
 }
+
+fn draft(topic: &str) -> Draft<'_> {
+    let (properties, payload) = (Properties::default(), &b"1"[..]);
+    Draft { topic, qos: Qos::AtLeastOnce, retain: false, properties, payload }
+}
+
+/// Events in three lanes, and some that are gone.
+fn in_lanes() -> BlockBuilder {
+    let mut builder = BlockBuilder::new("pump-1", Received::Synced { unix_micros: 9 });
+    builder.push(&draft("a"));
+    builder.push_gone(Lane(3), 1);
+    builder.push_gone(Lane(3), 200);
+    builder.push_in(Lane(200), &draft("a"));
+    builder.push_gone(Lane(0), 2);
+    builder.push_gone(Lane(3), 1);
+    builder.push_in(Lane(3), &draft("b"));
+    builder
+}
+
+#[test]
+fn what_is_gone_keeps_its_lsns() {
+    let mut builder = in_lanes();
+    assert_eq!(builder.count(), 207);
+    let block = builder.finish().to_vec();
+    let items: Vec<_> = items(&block, FIRST).collect::<Result<_, _>>().unwrap();
+    let short: Vec<_> = items
+        .iter()
+        .map(|item| match item {
+            Item::Event(event) => (event.lane.0, event.lsn(), 0, event.topic),
+            Item::Gone { lane, first, count } => (lane.0, *first, *count, ""),
+        })
+        .collect();
+    let gone = [(3, 42, 201, ""), (200, 243, 0, "a"), (0, 244, 2, ""), (3, 246, 1, "")];
+    assert_eq!(short[0], (0, 41, 0, "a"));
+    assert_eq!(short[1..5], gone);
+    assert_eq!(short[5..], [(3, 247, 0, "b")]);
+    let lsns: Vec<_> = events(&block, FIRST).map(|event| event.unwrap().lsn()).collect();
+    assert_eq!(lsns, [41, 243, 247]);
+    let mut two = block.clone();
+    two.extend_from_slice(&block);
+    assert_eq!(events(&two, FIRST).nth(3).unwrap().unwrap().lsn(), 41 + 207);
+}
+
+#[test]
+fn what_each_lane_takes_is_the_same_written_and_read() {
+    let mut builder = in_lanes();
+    let mut block = builder.finish().to_vec();
+    assert_eq!(&lanes(&block), builder.lanes());
+    let bytes: u64 = builder.lanes().iter().map(|lane| lane.bytes).sum();
+    assert_eq!(bytes, block.len() as u64);
+    assert_eq!(builder.lanes().get(Lane(3)).unwrap().events, 1);
+    assert_eq!(builder.lanes().get(Lane(1)), None);
+    let received = Received::SinceBoot { unix_micros: 1, boot: 2, nanos: 3 };
+    builder.restart("a longer origin", received);
+    builder.push_gone(Lane(7), 1);
+    assert_eq!(&lanes(builder.finish()), builder.lanes());
+    assert_eq!(builder.lanes().get(Lane(7)).unwrap().newest, i64::MAX);
+    block.extend_from_slice(builder.finish());
+    let whole: u64 = lanes(&block).iter().map(|lane| lane.bytes).sum();
+    assert_eq!(whole, block.len() as u64);
+}
+
+#[test]
+fn a_run_that_claims_more_than_its_block_is_malformed() {
+    let mut builder = BlockBuilder::new("", Received::Synced { unix_micros: 0 });
+    builder.push_gone(Lane(1), 5);
+    let block = builder.finish().to_vec();
+    for count in [0, 6, 127] {
+        let mut bad = block.clone();
+        *bad.last_mut().unwrap() = count;
+        assert_eq!(items(&bad, FIRST).next(), Some(Err(Malformed)), "{count}");
+    }
+}

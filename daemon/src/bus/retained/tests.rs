@@ -39,6 +39,7 @@ impl Fixture {
 
     fn publish_with(&mut self, topic: &str, list: &[u8], payload: &[u8]) {
         self.retained.apply(&EventRef {
+            lane: Lane(0),
             id: EventId { epoch: Epoch(1), lane: Lane(0), lsn: 1 },
             received: Received::Synced { unix_micros: unix_micros() - 10_000_000 },
             origin: "sensor",

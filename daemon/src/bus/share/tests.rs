@@ -242,6 +242,7 @@ async fn commit(log: &Arc<Log>, count: u64) {
 
 fn event(lsn: Lsn, qos: Qos) -> (Lsn, Event) {
     let event = EventRef {
+        lane: Lane(0),
         id: EventId { epoch: Epoch(1), lane: Lane(0), lsn },
         received: Received::Synced { unix_micros: 0 },
         origin: "sensor",

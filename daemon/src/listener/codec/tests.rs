@@ -18,6 +18,7 @@ fn whole(bytes: &[u8]) -> Frame<'_> {
 
 fn delivery(qos: Qos, list: &[u8], payload: &[u8]) -> Delivery {
     let event = EventRef {
+        lane: Lane(0),
         id: EventId { epoch: Epoch(1), lane: Lane(0), lsn: 1 },
         received: Received::Synced { unix_micros: 0 },
         origin: "sensor",
