@@ -13,7 +13,7 @@ use crate::value::{Choice, Span, TopicFilter};
 /// `[[alert]]`: a threshold with hysteresis.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alert {
-    /// Names the alert; one level of a topic, 1 to 64 characters.
+    /// Names the alert; one level of a topic, 1 to 64 characters, not `loss`.
     pub name: String,
     /// Which topics it watches.
     pub topic: TopicFilter,
@@ -65,6 +65,10 @@ impl Alert {
         if let Some(name) = &name {
             section.check("name", grammar::check_level(name));
             section.check("name", names.take(name));
+            if name == "loss" {
+                let why = "is not for a rule: alerts/loss/LANE says what the log has lost";
+                section.refuse("name", Unfit::because(why).so("expected another name"));
+            }
         }
         let topic = section.require("topic", "\"plant/+/temperature\"");
         let value: String = section.or("value", String::new());

@@ -19,6 +19,15 @@ pub(crate) fn check_name(name: &str) -> Result<(), Unfit> {
     )))
 }
 
+/// The name of a lane, which is also a level of a topic and a label of metrics.
+pub(crate) fn check_lane(name: &str) -> Result<(), Unfit> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(Unfit::expected(format_args!("1 to {MAX_NAME} of the characters a-z 0-9 -")))
+}
+
 /// A name that is one level of a topic.
 pub(crate) fn check_level(name: &str) -> Result<(), Unfit> {
     let fits = |c: char| !c.is_control() && !matches!(c, '/' | '+' | '#');

@@ -9,6 +9,7 @@ mod acl;
 mod auth;
 mod dedup;
 mod gateway;
+mod lane;
 mod limits;
 mod listener;
 mod log;
@@ -31,12 +32,13 @@ pub use alert::Alert;
 pub use auth::{Auth, Failures, Jwt, JwtAlgorithm};
 pub use dedup::Dedup;
 pub use gateway::{EventType, Gateway};
+pub use lane::{Downsample, Keep, Lane, WhenFull};
 pub use limits::Limits;
 pub use listener::{
     ClientCertificates, ClientName, Http as HttpListener, Listener, Mqtt, Tls, TlsVersion,
     Transport,
 };
-pub use log::{Commit, Log, LogCompression, WhenFull};
+pub use log::{Commit, Log, LogCompression};
 pub use problem::{Position, Problem, Problems, Unfit};
 pub use reader::{MAX_LEN, locate};
 pub use sink::Sink;

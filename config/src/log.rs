@@ -6,11 +6,9 @@ use crate::value::{ByteSize, Choice, Span};
 /// `[log]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
-    /// Bytes on disk; when they are used up, `when-full` says what happens. Control records may take
-    /// one segment more. At least four segments, at most 64 TiB; default 1 GiB.
+    /// Bytes on disk of all lanes; `[[lane]]` says how they share them, and what happens when they are
+    /// used up. Control records may take one segment more. At least four segments, at most 64 TiB; default 1 GiB.
     pub max_size: ByteSize,
-    /// Default `"reject"`.
-    pub when_full: WhenFull,
     /// Bytes of one segment file. 64 KiB to 64 MiB; default 8 MiB.
     pub segment_size: ByteSize,
     /// How long events stay on disk after every sink has them. 0 s to a year; default 0 s.
@@ -50,17 +48,6 @@ impl Choice for LogCompression {
         &[("none", Self::None), ("lz4", Self::Lz4), ("deflate", Self::Deflate)];
 }
 
-/// What happens to a new event when the log is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenFull {
-    /// `"reject"`: the publisher is refused, or made to wait: backpressure.
-    Reject,
-}
-
-impl Choice for WhenFull {
-    const WORDS: &'static [(&'static str, Self)] = &[("reject", Self::Reject)];
-}
-
 /// `[log.commit]`: latency against wear of the flash.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Commit {
@@ -79,7 +66,6 @@ impl Default for Log {
     fn default() -> Self {
         Self {
             max_size: ByteSize::gib(1),
-            when_full: WhenFull::Reject,
             segment_size: ByteSize::mib(8),
             retain: Span::seconds(0),
             ballast: ByteSize::mib(4),
@@ -105,13 +91,14 @@ impl Default for Commit {
 impl Log {
     pub(crate) fn read(section: &Section<'_>) -> Self {
         let default = Self::default();
+        let so = "expected it in [[lane]] with name = \"default\"";
+        section.refuse_key("when-full", "is said of each lane", so);
         Self {
             max_size: section.bounded(
                 "max-size",
                 default.max_size,
                 ByteSize::kib(256)..=ByteSize::gib(64 << 10),
             ),
-            when_full: section.or("when-full", default.when_full),
             segment_size: section.bounded(
                 "segment-size",
                 default.segment_size,

@@ -74,19 +74,22 @@ pub(crate) fn read<T>(
 /// wrong with it after the file was read.
 pub fn locate(text: &str, path: &str) -> Option<Position> {
     let (table, _) = DeTable::parse_recoverable(text);
-    let mut table = table.get_ref();
     let (tables, key) = path.rsplit_once('.').unwrap_or(("", path));
-    for name in tables.split('.').filter(|name| !name.is_empty()) {
-        let (name, entry) = name.split_once('[').unwrap_or((name, ""));
-        let mut value = table.get(name)?.get_ref();
-        if let Some(number) = entry.strip_suffix(']') {
-            let at: usize = number.parse().ok()?;
-            value = value.as_array()?.get(at.checked_sub(1)?)?.get_ref();
-        }
-        table = value.as_table()?;
-    }
+    let mut tables = tables.split('.').filter(|name| !name.is_empty());
+    let table = tables.try_fold(table.get_ref(), enter)?;
     let at = table.get(key)?.span().start;
     Some(Document::new(text, "").position(at))
+}
+
+/// The table `name` of `table`, or the entry of a list: `listener[1]`.
+fn enter<'t, 'd>(table: &'t DeTable<'d>, name: &str) -> Option<&'t DeTable<'d>> {
+    let (name, entry) = name.split_once('[').unwrap_or((name, ""));
+    let mut value = table.get(name)?.get_ref();
+    if let Some(number) = entry.strip_suffix(']') {
+        let at: usize = number.parse().ok()?;
+        value = value.as_array()?.get(at.checked_sub(1)?)?.get_ref();
+    }
+    value.as_table()
 }
 
 /// The keys that `read` asks for and `text` does not have.
@@ -251,11 +254,27 @@ impl<'d> Section<'d> {
         T: FromValue + PartialOrd + Display,
     {
         let value = self.get(key)?;
-        if !bounds.contains(&value) {
+        self.check_bounds(key, &value, &bounds);
+        Some(value)
+    }
+
+    /// Refuses the value of `key` if it is beyond the bounds.
+    pub(crate) fn check_bounds<T>(&self, key: &str, value: &T, bounds: &RangeInclusive<T>)
+    where
+        T: PartialOrd + Display,
+    {
+        if !bounds.contains(value) {
             let (low, high) = (bounds.start(), bounds.end());
             self.refuse(key, Unfit::expected(format_args!("{low} to {high}")));
         }
-        Some(value)
+    }
+
+    /// Refuses `key`, if it is there: it does not belong here, or no longer.
+    pub(crate) fn refuse_key(&self, key: &'static str, why: &str, so: &str) {
+        if self.has(key) {
+            self.known.borrow_mut().push(key);
+            self.refuse(key, Unfit::because(why).so(so));
+        }
     }
 
     /// The value of `key`, which must be there; `such_as` shows what it may look like.
@@ -383,8 +402,9 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// Refuses the first of these values (paths from the top level) that the document has: for what
-    /// is wrong with several of them together, if nothing is wrong with one of them alone.
+    /// Refuses the first of these values (paths from the top level, an entry of a list as `lane[1]`) that
+    /// the document has: for what is wrong with several of them together, if nothing is wrong with one of
+    /// them alone.
     pub(crate) fn refuse_path(&self, paths: &[&[&str]], unfit: Unfit) {
         let refused = |path: &&[&str]| {
             let key = path.join(".");
@@ -417,9 +437,7 @@ impl<'d> Section<'d> {
 
     fn locate(&self, path: &[&str]) -> Option<Range<usize>> {
         let (key, tables) = path.split_last()?;
-        let table = tables
-            .iter()
-            .try_fold(self.table?, |table, name| table.get(*name)?.get_ref().as_table())?;
+        let table = tables.iter().try_fold(self.table?, |table, name| enter(table, name))?;
         table.get(*key).map(Spanned::span)
     }
 

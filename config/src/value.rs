@@ -217,6 +217,13 @@ impl FromValue for u16 {
     }
 }
 
+impl FromValue for u8 {
+    fn from_value(value: &DeValue<'_>) -> Result<Self, Unfit> {
+        let number = u64::from_value(value)?;
+        Self::try_from(number).map_err(|_| Unfit::because("is too large"))
+    }
+}
+
 impl FromValue for SocketAddr {
     fn from_value(value: &DeValue<'_>) -> Result<Self, Unfit> {
         const EXPECTED: &str =

@@ -6,15 +6,17 @@ use crate::alert::Alert;
 use crate::auth::Auth;
 use crate::dedup::Dedup;
 use crate::gateway::{EventType, Gateway};
+use crate::lane::Lane;
 use crate::limits::Limits;
 use crate::listener::Listener;
 use crate::log::Log;
 use crate::problem::{Problems, Unfit};
 use crate::reader::{self, Names, Section};
 use crate::sink::{Bus, Sink};
+use crate::value::TopicFilter;
 
 /// The whole file. The default has no listener, which is enough for code but not for a file.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `[gateway]`
     pub gateway: Gateway,
@@ -30,6 +32,8 @@ pub struct Config {
     pub dedup: Dedup,
     /// `[log]`: the events on disk.
     pub log: Log,
+    /// `[[lane]]`: `default`, `alerts`, then the others in the order of the file; 2 to 16.
+    pub lanes: Vec<Lane>,
     /// `[[event-type]]`: the CloudEvents type by topic.
     pub event_types: Vec<EventType>,
     /// `[[sink]]`: where events go.
@@ -40,6 +44,27 @@ pub struct Config {
     pub admin: Admin,
     /// `[log-output]`: what the daemon says about itself.
     pub log_output: LogOutput,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let log = Log::default();
+        Self {
+            gateway: Gateway::default(),
+            listeners: Vec::new(),
+            auth: Auth::default(),
+            acl: Vec::new(),
+            limits: Limits::default(),
+            dedup: Dedup::default(),
+            lanes: Lane::standard(&log),
+            log,
+            event_types: Vec::new(),
+            sinks: Vec::new(),
+            alerts: Vec::new(),
+            admin: Admin::default(),
+            log_output: LogOutput::default(),
+        }
+    }
 }
 
 impl Config {
@@ -63,16 +88,20 @@ impl Config {
         let listeners =
             top.list("listener", |section| Listener::read(section, logins, &mut addresses));
         let limits = top.table("limits", Limits::read);
+        let acl = top.list("acl", Acl::read);
+        let dedup = top.table("dedup", Dedup::read);
+        let log = top.table("log", Log::read);
         let packet = limits.max_packet_size;
         let (mut sinks, mut alerts) = (Names::default(), Names::default());
         let config = Self {
             gateway,
             listeners,
             auth,
-            acl: top.list("acl", Acl::read),
+            acl,
             limits,
-            dedup: top.table("dedup", Dedup::read),
-            log: top.table("log", Log::read),
+            dedup,
+            lanes: Lane::read_all(top, &log),
+            log,
             event_types: top.list("event-type", EventType::read),
             sinks: top.list("sink", |section| Sink::read(section, &mut sinks, packet)),
             alerts: top.list("alert", |section| Alert::read(section, &mut alerts)),
@@ -191,6 +220,16 @@ impl Config {
         if !self.admin.bind.ip().is_loopback() {
             let bind = self.admin.bind;
             warnings.push(format!("[admin] on {bind} shows metrics and status to everybody"));
+        }
+        for lane in &self.lanes {
+            // Not `alerts/low/#`, which means it, but `#` or `+/boiler`, which may not.
+            let wide = |filter: &&TopicFilter| filter.0.as_str().starts_with(['#', '+']);
+            let takes_alerts = |filter: &TopicFilter| filter.0.matches("alerts/RULE/DEVICE");
+            if let Some(filter) = lane.topics.iter().filter(wide).find(|&wide| takes_alerts(wide)) {
+                let name = &lane.name;
+                warnings
+                    .push(format!("lane {name:?} has the alerts too: {filter} matches alerts/#"));
+            }
         }
         if self.sinks.is_empty() {
             warnings.push("there is no [[sink]]: events are not forwarded".to_owned());

@@ -1,13 +1,15 @@
 use super::*;
 use crate::ByteSize;
 use crate::Mqtt;
+use crate::lane::{Downsample, Keep, WhenFull};
 use crate::reader;
 use crate::sink::Http;
 
 const SHIPPED: &str = include_str!("../../tidegate.toml");
 
 /// The keys without a default: the file shows an example.
-const EXAMPLES: [&str; 20] = [
+const EXAMPLES: [&str; 21] = [
+    "max-age",
     "daily-write-budget",
     "max-connections-per-address",
     "max-session-backlog",
@@ -30,7 +32,8 @@ const EXAMPLES: [&str; 20] = [
     "clear",
 ];
 /// What is uncommented with the header of a section: what it cannot be without.
-const REQUIRED: [(&str, &[&str]); 6] = [
+const REQUIRED: [(&str, &[&str]); 7] = [
+    ("[[lane]]", &["name", "topics", "max-size", "when-full", "downsample.interval"]),
     ("[auth.jwt]", &["algorithm", "key-file", "audience"]),
     ("[[acl]]", &["users"]),
     (
@@ -233,6 +236,67 @@ fn what_may_be_a_mistake_is_a_warning() {
         ]
     );
     assert_eq!(Config::default().warnings(), ["there is no [[sink]]: events are not forwarded"]);
+}
+
+#[test]
+fn lanes_are_there_from_the_start_and_share_what_is_left() {
+    let standard = Config::default().lanes;
+    let names: Vec<_> = standard.iter().map(|lane| lane.name.as_str()).collect();
+    assert_eq!(names, ["default", "alerts"]);
+    assert_eq!(
+        standard[1].topics.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["alerts/#"]
+    );
+    assert_eq!(standard[1].max_size, ByteSize::mib(64));
+    assert_eq!((standard[1].when_full.as_str(), standard[1].priority), ("drop-oldest", 9));
+    assert_eq!(standard[0].max_size, ByteSize::mib(960));
+    assert_eq!((standard[0].when_full.as_str(), standard[0].priority), ("reject", 0));
+
+    let config = parsed(
+        "listener = [{ type = 'mqtt', bind = '[::1]:0' }]
+         log.max-size = '256MiB'
+         [[lane]]
+         name = 'telemetry'
+         topics = ['plant/+/telemetry/#', 'trends/#']
+         max-size = '64MiB'
+         max-age = '7d'
+         when-full = 'downsample'
+         downsample = { interval = '1m', keep = 'mean', value = '/temperature' }
+         [[lane]]
+         name = 'alerts'
+         priority = 3
+         [[lane]]
+         name = 'default'
+         when-full = 'drop-newest'",
+    );
+    let [default, alerts, telemetry] = &config.lanes[..] else { panic!("{:?}", config.lanes) };
+    assert_eq!((default.max_size, default.when_full.as_str()), (ByteSize::mib(176), "drop-newest"));
+    assert_eq!((alerts.max_size, alerts.priority), (ByteSize::mib(16), 3));
+    assert_eq!(alerts.when_full, WhenFull::DropOldest);
+    let thinned = Downsample {
+        interval: crate::Span::seconds(60),
+        keep: Keep::Mean,
+        value: "/temperature".to_owned(),
+    };
+    assert_eq!(telemetry.when_full, WhenFull::Downsample(thinned));
+    assert_eq!(telemetry.max_age, Some(crate::Span::seconds(7 * 86_400)));
+}
+
+#[test]
+fn a_lane_that_has_the_alerts_too_is_a_warning() {
+    let config = parsed(
+        "listener = [{ type = 'mqtt', bind = '[::1]:0' }]
+         sink = [{ name = 'a', type = 'http', url = 'http://a' }]
+         [[lane]]
+         name = 'low'
+         topics = ['alerts/low/#', '+/boiler']
+         max-size = '16MiB'
+         [[lane]]
+         name = 'all'
+         topics = ['plant/#', '#']
+         max-size = '16MiB'",
+    );
+    assert_eq!(config.warnings(), ["lane \"all\" has the alerts too: # matches alerts/#"]);
 }
 
 #[test]
