@@ -3,6 +3,7 @@
 mod compressed;
 mod crash;
 mod damage;
+mod formats;
 mod model;
 mod regress;
 mod wear;
