@@ -16,6 +16,7 @@ pub(crate) fn log_options(config: &Config) -> log::Options {
     log::Options {
         dir: config.gateway.data_dir.join("log"),
         lane: Lane(0),
+        lanes: Vec::new(),
         max_size: config.log.max_size.0,
         segment_size: config.log.segment_size.0,
         max_quarantine: config.log.max_quarantine.0,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_event::EventId;
 use tracing::info;
 
+use super::lane::{Lanes, NAMES, Names};
 use super::quarantine::Quarantine;
 use super::queue::Bounds;
 use super::recovery::{OpenError, Place, Recovered, Recovery};
@@ -64,7 +65,14 @@ impl Claim {
             quarantine: &quarantine,
         };
         let mut recovered = place.recover(known)?;
-        let shared = Shared::new(storage, options, bounds, &mut recovered, ledger, quarantine);
+        let names = Names::read(&storage, dir).unwrap_or_else(|error| {
+            quarantine.set_aside(NAMES, &error.to_string());
+            Names::new()
+        });
+        let lanes = names.number(&storage, dir, options.lanes.clone());
+        let lanes = Lanes::new(lanes, bounds.max_size);
+        let shared =
+            Shared::new(storage, options, lanes, bounds, &mut recovered, ledger, quarantine);
         let Recovered { next, sequence, active, report, .. } = recovered;
         info!(
             dir = %shared.dir.display(), segments = shared.table().0.len(), bytes = shared.bytes(),

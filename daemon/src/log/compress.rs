@@ -191,6 +191,20 @@ impl Payloads {
         (self.places.len(), false)
     }
 
+    /// Hands over the payload of each frame, one at a time; of one that is malformed, nothing.
+    pub(super) fn each(&mut self, frames: &Frames, mut take: impl FnMut(&Header, &[u8])) {
+        for (at, header) in &frames.spans {
+            let stored = stored(frames, *at, header);
+            if header.compression() == Compression::None {
+                take(header, stored);
+                continue;
+            }
+            self.inflated.clear();
+            let unpacked = self.unpacker.unpack(header.compression(), stored, &mut self.inflated);
+            take(header, if unpacked.is_ok() { &self.inflated } else { &[] });
+        }
+    }
+
     /// The payload of frame number `index`, which is ready.
     pub(super) fn of<'a>(&'a self, frames: &'a Frames, index: usize) -> &'a [u8] {
         let (at, header) = &frames.spans[index];

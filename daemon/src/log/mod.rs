@@ -167,6 +167,8 @@ mod recovery;
 mod quarantine;
 // what is lost.
 mod ledger;
+// Its parts.
+mod lane;
 // What all of them share,
 mod shared;
 // what an operator may choose,
@@ -193,12 +195,17 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tidegate_event::{BlockBuilder, EventId, Lsn};
+use tidegate_event::record::InLanes;
+use tidegate_event::{BlockBuilder, EventId, Lane, Lsn};
 use tokio::sync::watch;
 
 pub use claim::Claim;
 pub use commit::{Append, Commit, NotStored};
 pub use compress::Compression;
+pub use lane::{
+    Admission, DEFAULT as DEFAULT_LANE, Downsample, Keep, LaneOptions, LaneUsage, Lanes, Rule,
+    WhenFull,
+};
 pub use ledger::{Ledger, Loss, Losses, Reason};
 pub use metrics::Metrics;
 pub use options::Options;
@@ -244,7 +251,8 @@ impl Log {
             flags |= frame::HAS_CONTROL;
         }
         let (count, payload) = (block.count(), block.payload_bytes());
-        let append = self.submit(block.finish(), count, flags);
+        block.finish();
+        let append = self.submit(block.bytes(), (count, flags), block.lanes());
         if matches!(append, Append::Accepted(_)) {
             self.shared.wear.took(payload);
         }
@@ -254,12 +262,17 @@ impl Log {
     /// Hands whole control blocks to the writer ([`tidegate_event::record::write_control`]), which
     /// all go into one frame. Never waits for the disk. They may take a segment beyond `max_size`.
     pub fn append_control(&self, blocks: &[u8]) -> Append {
-        self.submit(blocks, 0, frame::HAS_CONTROL)
+        self.submit(blocks, (0, frame::HAS_CONTROL), &InLanes::default())
     }
 
-    fn submit(&self, blocks: &[u8], count: u32, flags: u32) -> Append {
-        match self.shared.queue.append(blocks, count, flags, self.shared.bytes()) {
+    fn submit(&self, blocks: &[u8], head: (u32, u32), parts: &InLanes) -> Append {
+        let Shared { queue, lanes, .. } = &*self.shared;
+        match queue.append(blocks, head, parts, self.shared.bytes(), lanes) {
             Ok(commit) => Append::Accepted(Commit::of(commit)),
+            Err(Refusal::Pressed) => {
+                self.shared.trim.notify_one();
+                Append::Busy
+            }
             Err(Refusal::Full) => {
                 self.shared.roll_if_drained();
                 Append::Full
@@ -270,14 +283,42 @@ impl Log {
     }
 
     /// Resolves when it is worth trying [`Log::append`] again with a block of `bytes`
-    /// ([`BlockBuilder::len`]) that was refused; never, once the log is closed.
+    /// ([`BlockBuilder::len`]) in lane 0 that was refused; never, once the log is closed.
     pub async fn room(&self, bytes: usize) {
-        self.shared.queue.room(Need::events(bytes), || self.shared.bytes()).await;
+        self.wait_for(Need::in_lane_0(bytes as u64)).await;
+    }
+
+    /// As [`Log::room`], for a block that takes this in each lane ([`BlockBuilder::lanes`]).
+    pub async fn room_for(&self, parts: &InLanes) {
+        let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
+        self.wait_for(Need::events(bytes as usize, parts)).await;
     }
 
     /// As [`Log::room`], for [`Log::append_control`] with this many bytes.
     pub async fn control_room(&self, bytes: usize) {
-        self.shared.queue.room(Need::control(bytes), || self.shared.bytes()).await;
+        self.wait_for(Need::control(bytes)).await;
+    }
+
+    async fn wait_for(&self, need: Need) {
+        let Shared { queue, lanes, .. } = &*self.shared;
+        queue.room(need, || self.shared.bytes(), lanes).await;
+    }
+
+    /// Its lanes.
+    pub fn lanes(&self) -> &Lanes {
+        &self.shared.lanes
+    }
+
+    /// Resolves when a lane that refused or dropped events takes them again; never, once the log is
+    /// closed.
+    pub async fn lane_room(&self, lane: Lane) {
+        let takes = || self.shared.lanes.admission(lane) == Admission::Takes;
+        self.shared.queue.until(takes).await;
+    }
+
+    /// What a lane holds.
+    pub fn lane_usage(&self, lane: Lane) -> LaneUsage {
+        self.shared.lanes.usage(lane)
     }
 
     /// The newest durable LSN; 0 when there never was one.

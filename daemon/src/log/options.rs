@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tidegate_event::Lane;
 
-use super::Compression;
 use super::queue::Bounds;
+use super::{Compression, LaneOptions};
 
 /// A smaller `max_size` counts as this one.
 const LEAST_SIZE: u64 = 256 << 10;
@@ -18,12 +18,14 @@ const LARGEST_SEGMENT: u64 = 64 << 20;
 pub struct Options {
     /// Its directory, created if missing; nothing else lives there.
     pub dir: PathBuf,
-    /// Its lane.
+    /// Its number, which is part of the ids of its events.
     pub lane: Lane,
+    /// Its parts; lane 0 is there also where this does not name it.
+    pub lanes: Vec<LaneOptions>,
     /// Bytes on disk beyond which [`super::Log::append`] answers [`super::Append::Full`]; at least 256 KiB.
     pub max_size: u64,
-    /// Bytes of a segment file: at most 64 MiB, and at most a quarter of `max_size`, so that space
-    /// comes back while the log is in use.
+    /// Bytes of a segment file: at most 64 MiB, and at most a quarter of `max_size` and of that of each
+    /// lane, so that space comes back while the log is in use; at least 64 KiB.
     pub segment_size: u64,
     /// How the payload of frames is compressed. Frames are read whatever this says.
     pub compression: Compression,
@@ -48,6 +50,7 @@ impl Default for Options {
         Self {
             dir: PathBuf::from("log"),
             lane: Lane(0),
+            lanes: Vec::new(),
             max_size: 1 << 30,
             segment_size: 8 << 20,
             compression: Compression::None,
@@ -65,7 +68,9 @@ impl Options {
     pub(super) fn bounds(&self) -> Bounds {
         let max_size = self.max_size.max(LEAST_SIZE);
         let least = LEAST_SIZE / 4;
-        let segment_size = self.segment_size.clamp(least, LARGEST_SEGMENT).min(max_size / 4);
+        let lanes = self.lanes.iter().filter_map(|lane| lane.max_size);
+        let smallest = lanes.min().unwrap_or(max_size).min(max_size);
+        let segment_size = self.segment_size.min(LARGEST_SEGMENT).min(smallest / 4).max(least);
         let max_bytes = self.max_bytes.clamp(1, (segment_size / 4) as usize);
         Bounds { max_size, segment_size, max_bytes, max_delay: self.max_delay }
     }

@@ -5,9 +5,11 @@ use std::ops::RangeInclusive;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidegate_event::Lsn;
+use tidegate_event::record::{InLane, InLanes};
+use tidegate_event::{Lane, Lsn};
 use tokio::sync::{Notify, oneshot};
 
+use super::lane::{Lanes, NoRoom};
 use super::{NotStored, frame, segment};
 use crate::progress::Progress;
 
@@ -25,6 +27,8 @@ pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     pub(super) count: u32,
     pub(super) flags: u32,
+    /// What its events take in each lane.
+    pub(super) lanes: InLanes,
     waiting: Vec<(u32, oneshot::Sender<Answer>)>,
     since: Instant,
 }
@@ -35,6 +39,7 @@ impl Batch {
             bytes: vec![0; frame::HEADER_LEN],
             count: 0,
             flags: 0,
+            lanes: InLanes::default(),
             waiting: Vec::new(),
             since: Instant::now(),
         }
@@ -57,6 +62,7 @@ impl Batch {
             self.bytes.shrink_to(max_bytes);
         }
         (self.count, self.flags) = (0, 0);
+        self.lanes.clear();
     }
 }
 
@@ -76,26 +82,40 @@ pub(super) enum Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     Full,
+    /// The oldest events of a lane are to make room; that is under way.
+    Pressed,
     Busy,
     Unavailable,
 }
 
-/// What a block needs.
-#[derive(Debug, Clone, Copy)]
+/// What blocks need.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Need {
     bytes: u64,
-    control: bool,
+    /// In each lane; nothing where they are control blocks.
+    lanes: InLanes,
 }
 
 impl Need {
-    /// A block of events of this many bytes.
-    pub(super) fn events(block: usize) -> Self {
-        Self { bytes: (frame::HEADER_LEN + block) as u64, control: false }
+    /// A block of so many bytes, which takes this in each lane.
+    pub(super) fn events(block: usize, lanes: &InLanes) -> Self {
+        Self { bytes: (frame::HEADER_LEN + block) as u64, lanes: lanes.clone() }
+    }
+
+    /// A block of so many bytes in lane 0.
+    pub(super) fn in_lane_0(block: u64) -> Self {
+        let all = InLane { lane: Lane(0), events: 1, bytes: block, newest: i64::MIN };
+        Self::events(block as usize, &std::iter::once(all).collect())
     }
 
     /// Control blocks of this many bytes.
     pub(super) fn control(blocks: usize) -> Self {
-        Self { control: true, ..Self::events(blocks) }
+        Self::events(blocks, &InLanes::default())
+    }
+
+    /// Whether it brings events; otherwise it may take a segment more than others.
+    fn has_events(&self) -> bool {
+        self.lanes.iter().any(|part| part.events > 0)
     }
 }
 
@@ -109,15 +129,10 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// A larger block may never fit: it waits for no more room than this.
-    fn largest(&self) -> u64 {
-        self.max_size / 4
-    }
-
-    /// Bytes on disk beyond which a block is refused. Control records have a segment more, so that
-    /// a log full of events keeps no handshake waiting.
-    fn limit(&self, control: bool) -> u64 {
-        if control { self.max_size + self.segment_size } else { self.max_size }
+    /// Bytes on disk beyond which blocks are refused. Control records have a segment more, so that
+    /// a log full of events keeps no handshake waiting; so have events that are gone.
+    fn limit(&self, need: &Need) -> u64 {
+        if need.has_events() { self.max_size } else { self.max_size + self.segment_size }
     }
 }
 
@@ -176,18 +191,30 @@ impl State {
     }
 
     /// Whether a block fits, beside `on_disk`.
-    fn fits(&self, need: Need, on_disk: u64, bounds: &Bounds) -> Result<(), Refusal> {
-        let waiting = self.bytes as u64;
-        let headers = segment::HEADER_LEN as u64 * (2 + waiting / bounds.segment_size);
+    fn fits(
+        &self,
+        need: &Need,
+        on_disk: u64,
+        bounds: &Bounds,
+        lanes: &Lanes,
+    ) -> Result<(), Refusal> {
+        let total = self.total(on_disk, bounds) + need.bytes;
         if self.closing || self.retry.is_some() {
-            Err(Refusal::Unavailable)
-        } else if on_disk + waiting + need.bytes + headers > bounds.limit(need.control) {
-            Err(Refusal::Full)
-        } else if self.bytes >= WAITING * bounds.max_bytes {
-            Err(Refusal::Busy)
-        } else {
-            Ok(())
+            return Err(Refusal::Unavailable);
         }
+        match lanes.fits(&need.lanes, total) {
+            Err(NoRoom::Refused) => Err(Refusal::Full),
+            Err(NoRoom::Pressed) => Err(Refusal::Pressed),
+            Ok(()) if total > bounds.limit(need) => Err(Refusal::Full),
+            Ok(()) if self.bytes >= WAITING * bounds.max_bytes => Err(Refusal::Busy),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Bytes that are used up once all that waits is on disk.
+    fn total(&self, on_disk: u64, bounds: &Bounds) -> u64 {
+        let waiting = self.bytes as u64;
+        on_disk + waiting + segment::HEADER_LEN as u64 * (2 + waiting / bounds.segment_size)
     }
 }
 
@@ -216,22 +243,26 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Copies a block in. `on_disk` is what the segments hold.
+    /// Copies a block in, with what it takes in each lane: nothing, where it is a control block.
+    /// `on_disk` is what the segments hold.
     pub(super) fn append(
         &self,
         block: &[u8],
-        count: u32,
-        flags: u32,
+        (count, flags): (u32, u32),
+        parts: &InLanes,
         on_disk: u64,
+        lanes: &Lanes,
     ) -> Result<oneshot::Receiver<Answer>, Refusal> {
-        let need = if count > 0 { Need::events(block.len()) } else { Need::control(block.len()) };
+        let need = Need::events(block.len(), parts);
         let mut state = self.lock();
-        if let Err(refusal) = state.fits(need, on_disk, &self.bounds) {
-            if refusal == Refusal::Full {
+        if let Err(refusal) = state.fits(&need, on_disk, &self.bounds, lanes) {
+            if matches!(refusal, Refusal::Full | Refusal::Pressed) {
                 state.wanted = need.bytes;
             }
+            lanes.note(state.total(on_disk, &self.bounds));
             return Err(refusal);
         }
+        lanes.add(parts);
         if need.bytes >= state.wanted {
             state.wanted = 0;
         }
@@ -251,13 +282,20 @@ impl Queue {
             batch.bytes.extend_from_slice(block);
             batch.count += count;
             batch.flags |= flags;
+            batch.lanes.extend(parts);
             batch.waiting.push((count, answer));
         }
         // The writer sleeps only when there is no frame, or for a delay that a full frame ends.
         if idle || !joins || !state.delay(&self.bounds).is_zero() {
             self.wake.notify_one();
         }
+        lanes.note(state.total(on_disk, &self.bounds));
         Ok(commit)
+    }
+
+    /// Bytes that are used up once all that waits is on disk.
+    pub(super) fn total(&self, on_disk: u64) -> u64 {
+        self.lock().total(on_disk, &self.bounds)
     }
 
     /// The writer's next work; waits for it.
@@ -311,10 +349,13 @@ impl Queue {
 
     /// The disk does not take writes: what waits is not stored, and appenders are refused until
     /// [`Queue::available`]. The writer probes after `delay`.
-    pub(super) fn unavailable(&self, delay: Duration) {
+    pub(super) fn unavailable(&self, delay: Duration, lanes: &Lanes) {
         let mut state = self.lock();
         state.retry = Some(Instant::now() + delay);
         state.bytes = 0;
+        for batch in &state.frames {
+            lanes.remove(&batch.lanes);
+        }
         // Dropping a frame's answers says that it is not stored.
         state.frames.clear();
     }
@@ -353,13 +394,13 @@ impl Queue {
     }
 
     /// Why an appender that was refused last would be refused again. `on_disk` is what the segments hold.
-    pub(super) fn refusal(&self, on_disk: u64) -> Option<Refusal> {
+    pub(super) fn refusal(&self, on_disk: u64, lanes: &Lanes) -> Option<Refusal> {
         let state = self.lock();
         if state.wanted == 0 && state.retry.is_none() {
             return None;
         }
-        let need = Need { bytes: state.wanted, control: false };
-        state.fits(need, on_disk, &self.bounds).err()
+        let need = Need::in_lane_0(state.wanted.saturating_sub(frame::HEADER_LEN as u64));
+        state.fits(&need, on_disk, &self.bounds, lanes).err()
     }
 
     /// Asks the writer for a new segment.
@@ -382,13 +423,30 @@ impl Queue {
     }
 
     /// Waits until a block would fit. Never resolves once the queue is closed.
-    pub(super) async fn room(&self, need: Need, on_disk: impl Fn() -> u64) {
-        let need = Need { bytes: need.bytes.min(self.bounds.largest()), ..need };
+    pub(super) async fn room(&self, mut need: Need, on_disk: impl Fn() -> u64, lanes: &Lanes) {
+        // A larger block may never fit: it waits for no more room than this.
+        need.lanes = lanes.capped(&need.lanes);
+        let parts: u64 = need.lanes.iter().map(|part| part.bytes).sum();
+        let most = if parts > 0 { parts } else { self.bounds.max_size / 4 };
+        need.bytes = need.bytes.min(most + frame::HEADER_LEN as u64);
         loop {
             let changed = self.room.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.lock().fits(need, on_disk(), &self.bounds).is_ok() {
+            if self.lock().fits(&need, on_disk(), &self.bounds, lanes).is_ok() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until `is_so`, which room may make it. Never resolves once the queue is closed.
+    pub(super) async fn until(&self, is_so: impl Fn() -> bool) {
+        loop {
+            let changed = self.room.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if is_so() {
                 return;
             }
             changed.await;

@@ -6,9 +6,12 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tidegate_event::record::{self, InLanes};
 use tidegate_event::{Epoch, EventId, Lane, Lsn};
 use tracing::warn;
 
+use super::compress::Payloads;
+use super::lane;
 use super::ledger::{self, Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
 use super::scan::{Frames, Scan, Step};
@@ -21,6 +24,17 @@ use super::{LEDGER, LOCK};
 const SCAN_READ: usize = 1 << 20;
 /// No event takes fewer bytes: its head, and the length of its payload.
 const LEAST_EVENT: u64 = 2;
+
+/// Files that are no segments.
+const OURS: [&str; 7] = [
+    LOCK,
+    LEDGER,
+    ledger::UNFINISHED,
+    lane::NAMES,
+    lane::UNFINISHED,
+    segment::UNFINISHED,
+    segment::REWRITTEN,
+];
 
 /// What opening a log found and did.
 #[derive(Debug, Default)]
@@ -113,10 +127,21 @@ struct Found {
 }
 
 impl Found {
+    /// The sequence of the last segment whose place it takes.
+    fn through(&self) -> u64 {
+        self.header.as_ref().map_or(self.sequence, Header::through)
+    }
+
+    /// What each lane has in the segment before this one, where its header says so.
+    fn says_of_the_one_before(&self) -> Option<InLanes> {
+        let header = self.header.as_ref().filter(|header| header.rewritten.is_none())?;
+        header.figures.as_ref().map(|figures| figures.lanes.clone())
+    }
+
     /// What its header says of the segment `sequence`, if that was the one before it; or if that lies
     /// between the two, and so held nothing.
     fn before(&self, sequence: u64) -> Option<Before> {
-        let before = self.header?.before?;
+        let before = self.header.as_ref()?.before?;
         match self.sequence.checked_sub(u64::from(before.back))? {
             named if named == sequence => Some(before),
             named if named < sequence => Some(Before { len: segment::HEADER_LEN as u64, ..before }),
@@ -134,6 +159,8 @@ struct Scanned {
     len: u64,
     /// Where it begins.
     last: u64,
+    /// What each lane has in it, as far as that is known.
+    lanes: Option<InLanes>,
 }
 
 impl Place<'_> {
@@ -143,6 +170,7 @@ impl Place<'_> {
         let mut found = self.look(&mut report)?;
         let epoch = epoch(&found);
         self.set_foreign_aside(&mut found, epoch, &mut report);
+        self.remove_replaced(&mut found);
         found.sort_by_key(|file| file.sequence);
         let mut end = Lsn::MAX;
         for file in found.iter_mut().rev() {
@@ -153,13 +181,13 @@ impl Place<'_> {
             epoch: epoch.unwrap_or_else(|| Epoch(fastrand::u64(..))),
             table: Table::default(),
             next: 1,
-            sequence: found.last().map_or(0, |file| file.sequence),
+            sequence: found.iter().map(Found::through).max().unwrap_or_default(),
             active: None,
             report,
         };
         for (index, file) in found.iter().enumerate() {
             let following = found.get(index + 1);
-            match file.header {
+            match &file.header {
                 Some(header) => self.admit(file, header, following, &mut recovered)?,
                 None => self.give_up(file, &mut recovered),
             }
@@ -180,7 +208,7 @@ impl Place<'_> {
         let names = self.storage.list(self.dir).map_err(OpenError::io("list", self.dir))?;
         let (mut found, mut foreign) = (Vec::new(), Vec::new());
         for name in names {
-            if [LOCK, LEDGER, ledger::UNFINISHED, segment::UNFINISHED].contains(&name.as_str()) {
+            if OURS.contains(&name.as_str()) {
                 continue;
             }
             let Some((first, sequence)) = segment::parse_name(&name) else {
@@ -220,7 +248,7 @@ impl Place<'_> {
         report: &mut Recovery,
     ) {
         found.retain(|file| {
-            let why = match file.header {
+            let why = match &file.header {
                 Some(header) if header.lane != self.lane => "a segment of another lane",
                 Some(header) if Some(header.epoch) != epoch => "a segment of another log",
                 Some(header) if (header.first, header.sequence) != (file.first, file.sequence) => {
@@ -236,12 +264,24 @@ impl Place<'_> {
         });
     }
 
+    /// Removes the segments whose place another one has taken: a crash came before they could go.
+    fn remove_replaced(&self, found: &mut Vec<Found>) {
+        let taken: Vec<_> = found.iter().map(|file| file.sequence + 1..=file.through()).collect();
+        found.retain(|file| {
+            let is_replaced = taken.iter().any(|range| range.contains(&file.sequence));
+            if is_replaced && let Err(error) = self.storage.unlink(&file.path) {
+                warn!(path = %file.path.display(), %error, "replaced, but cannot be removed");
+            }
+            !is_replaced
+        });
+    }
+
     /// Takes a segment into the table. Its content is read only if it is the newest one, or if one
     /// is missing behind it: otherwise the next one's header says what it holds.
     fn admit(
         &self,
         file: &Found,
-        header: Header,
+        header: &Header,
         following: Option<&Found>,
         recovered: &mut Recovered,
     ) -> Result<(), OpenError> {
@@ -249,10 +289,14 @@ impl Place<'_> {
             self.lost(recovered.next..=file.first - 1, Reason::Missing, recovered);
         }
         recovered.next = recovered.next.max(file.first);
-        let mut scanned = Scanned { end: file.end, len: file.len, last: file.len };
+        let (end, len) = (file.end, file.len);
+        let mut scanned = Scanned { end, len, last: len, lanes: None };
         let mut resume = None;
-        if let Some(before) = following.and_then(|next| next.before(file.sequence)) {
+        if let Some(rewritten) = header.rewritten {
+            (scanned.end, scanned.len) = (rewritten.end.min(end), rewritten.len);
+        } else if let Some(before) = following.and_then(|next| next.before(file.sequence)) {
             scanned.len = before.len;
+            scanned.lanes = following.and_then(|next| next.says_of_the_one_before());
         } else if following.is_none_or(|next| next.sequence != file.sequence + 1) {
             let opened =
                 self.storage.open(&file.path).map_err(OpenError::io("open", &file.path))?;
@@ -271,7 +315,12 @@ impl Place<'_> {
         }
         recovered.next = recovered.next.max(scanned.end);
         let end = scanned.end.max(file.first);
-        let segment = Arc::new(Segment::new(header, file.path.clone(), end, scanned.len));
+        let segment = Segment::new(header.clone(), file.path.clone(), end, scanned.len);
+        if header.rewritten.is_none() {
+            let lanes = scanned.lanes.filter(|lanes| lanes.iter().next().is_some());
+            segment.found(lanes.unwrap_or_else(|| segment.all_in_lane_0()));
+        }
+        let segment = Arc::new(segment);
         let resume = resume.filter(|_| recovered.next == end);
         recovered.active = resume.map(|file| Active { segment: Arc::clone(&segment), file });
         recovered.table.0.push(segment);
@@ -282,19 +331,22 @@ impl Place<'_> {
     fn scan(
         &self,
         file: &Found,
-        header: Header,
+        header: &Header,
         opened: &Arc<dyn File>,
         recovered: &mut Recovered,
     ) -> io::Result<Scanned> {
-        let mut scan = Scan::whole(Arc::clone(opened), &header);
-        let mut frames = Frames::default();
-        let mut scanned = Scanned { end: scan.lsn, len: scan.offset, last: scan.offset };
+        let mut scan = Scan::whole(Arc::clone(opened), header);
+        let (mut frames, mut payloads) = (Frames::default(), Payloads::default());
+        let (end, len, mut lanes) = (scan.lsn, scan.offset, InLanes::default());
+        let mut scanned = Scanned { end, len, last: len, lanes: None };
         loop {
             match scan.step(file.len, file.end, &mut frames, SCAN_READ)? {
                 Step::Frames => {
                     let last = frames.spans.last().map_or(0, |(_, last)| last.frame_len());
                     scanned.last = scan.offset - last as u64;
                     (scanned.end, scanned.len) = (scan.lsn, scan.offset);
+                    payloads.each(&frames, |_, payload| lanes.extend(&record::lanes(payload)));
+                    scanned.lanes = Some(lanes.clone());
                 }
                 Step::End => return Ok(scanned),
                 Step::Damage => {
@@ -319,7 +371,7 @@ impl Place<'_> {
     fn settle(
         &self,
         file: &Found,
-        header: Header,
+        header: &Header,
         opened: &Arc<dyn File>,
         scanned: &Scanned,
     ) -> io::Result<()> {
@@ -359,7 +411,7 @@ impl Place<'_> {
 /// The log's epoch: the one that most segments say, the newest of them where there are as many.
 fn epoch(found: &[Found]) -> Option<Epoch> {
     let mut count: HashMap<Epoch, (usize, u64)> = HashMap::new();
-    for header in found.iter().filter_map(|file| file.header) {
+    for header in found.iter().filter_map(|file| file.header.as_ref()) {
         let (same, newest) = count.entry(header.epoch).or_default();
         (*same, *newest) = (*same + 1, header.sequence.max(*newest));
     }

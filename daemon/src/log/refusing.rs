@@ -19,12 +19,12 @@ impl Log {
     /// fit, until there is room for it.
     pub fn refusing(&self) -> Option<Refusing> {
         let disk_full = self.is_disk_full();
-        match self.shared.queue.refusal(self.shared.bytes())? {
+        match self.shared.queue.refusal(self.shared.bytes(), &self.shared.lanes)? {
             Refusal::Full => Some(Refusing::Full),
             Refusal::Unavailable if disk_full => Some(Refusing::DiskFull),
             Refusal::Unavailable => Some(Refusing::DiskFails),
-            // Until the commit that is under way is done.
-            Refusal::Busy => None,
+            // Until the commit that is under way is done, or the oldest events of a lane are dropped.
+            Refusal::Busy | Refusal::Pressed => None,
         }
     }
 }

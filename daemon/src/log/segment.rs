@@ -1,28 +1,39 @@
 //! The segment file: its name and header, and the table of the segments that are there.
 
+mod figures;
+
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use tidegate_event::record::{InLane, InLanes};
 use tidegate_event::{Epoch, Lane, Lsn};
+
+pub(super) use figures::{Figures, Rewritten};
 
 /// Bytes before the first frame: two copies of the header, one a sector.
 pub(super) const HEADER_LEN: usize = 2 * COPY_LEN;
 /// The name of a segment file before its header is durable.
 pub(super) const UNFINISHED: &str = "segment.new";
+/// The name of what is to take a segment's place, until it does.
+pub(super) const REWRITTEN: &str = "segment.rewritten";
 /// The format that this code writes, and the newest it reads. Version 1 had no control records, and
-/// no [`Before`]; version 2 no compressed frames.
-pub(super) const VERSION: u32 = 3;
+/// no [`Before`]; version 2 no compressed frames; version 3 no lanes, and nothing that is gone.
+pub(super) const VERSION: u32 = 4;
+/// The first one with [`figures`].
+const WITH_FIGURES: u32 = 4;
 
 const COPY_LEN: usize = 512;
 const MAGIC: [u8; 8] = *b"tidegate";
 /// Every version keeps the magic, the version behind it, and the checksum here: so an unknown
 /// version is told from damage.
 const CRC_AT: usize = 60;
+/// Behind it.
+const FIGURES_AT: usize = 64;
 
 /// What a segment says about itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) epoch: Epoch,
     pub(super) lane: Lane,
@@ -31,6 +42,11 @@ pub(super) struct Header {
     pub(super) salt: u64,
     /// `None` in the first one of a log, and in those of version 1.
     pub(super) before: Option<Before>,
+    /// `None` in one that was not rewritten.
+    pub(super) rewritten: Option<Rewritten>,
+    /// Of the segment itself if it was rewritten, else of the one before it, where there is one. `None`
+    /// before version 4.
+    pub(super) figures: Option<Figures>,
 }
 
 /// What a segment says about the one before it, not counting those that hold nothing: where that one ended, to the byte. So what an
@@ -44,7 +60,7 @@ pub(super) struct Before {
 }
 
 /// What the front of a segment file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decoded {
     Header(Header),
     /// A version that this code does not know.
@@ -69,6 +85,9 @@ impl Header {
         }
         let crc = crc32c::crc32c(&copy[..CRC_AT]);
         copy[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        let none = Figures::default();
+        let figures = figures::encode(self.rewritten, self.figures.as_ref().unwrap_or(&none));
+        copy[FIGURES_AT..].copy_from_slice(&figures);
         let mut both = [0; HEADER_LEN];
         both[..COPY_LEN].copy_from_slice(&copy);
         both[COPY_LEN..].copy_from_slice(&copy);
@@ -91,8 +110,21 @@ impl Header {
         if !copy.starts_with(&MAGIC) || crc32c::crc32c(&copy[..CRC_AT]) != u32_at(CRC_AT) {
             return Decoded::Damaged;
         }
-        match (u32_at(8), u8::try_from(u32_at(12))) {
+        let version = u32_at(8);
+        let more = match version {
+            WITH_FIGURES..=VERSION => {
+                let Some(read) = copy[FIGURES_AT..].first_chunk().and_then(figures::decode) else {
+                    return Decoded::Damaged;
+                };
+                Some(read)
+            }
+            _ => None,
+        };
+        let (rewritten, figures) = more.map_or((None, None), |(it, figures)| (it, Some(figures)));
+        match (version, u8::try_from(u32_at(12))) {
             (1..=VERSION, Ok(lane)) => Decoded::Header(Self {
+                rewritten,
+                figures,
                 lane: Lane(lane),
                 epoch: Epoch(u64_at(16)),
                 sequence: u64_at(24),
@@ -103,6 +135,11 @@ impl Header {
             (version, _) if version > VERSION => Decoded::Newer(version),
             _ => Decoded::Damaged,
         }
+    }
+
+    /// The sequence of the last segment whose place it takes: its own, where it was not rewritten.
+    pub(super) fn through(&self) -> u64 {
+        self.rewritten.map_or(self.sequence, |it| it.through.max(self.sequence))
     }
 
     /// `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`
@@ -129,16 +166,50 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     end: AtomicU64,
     len: AtomicU64,
+    lanes: Mutex<InLanes>,
 }
 
 impl Segment {
     pub(super) fn new(header: Header, path: PathBuf, end: Lsn, len: u64) -> Self {
-        Self { header, path, end: AtomicU64::new(end), len: AtomicU64::new(len) }
+        let lanes = match (&header.rewritten, &header.figures) {
+            (Some(_), Some(figures)) => figures.lanes.clone(),
+            _ => InLanes::default(),
+        };
+        let (end, len, lanes) = (AtomicU64::new(end), AtomicU64::new(len), Mutex::new(lanes));
+        Self { header, path, end, len, lanes }
+    }
+
+    /// What each lane has in it.
+    pub(super) fn lanes(&self) -> InLanes {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What each lane has in it, as somebody found out.
+    pub(super) fn found(&self, lanes: InLanes) {
+        *self.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
+    }
+
+    /// Where nobody knows what it holds: all of it is in lane 0.
+    pub(super) fn all_in_lane_0(&self) -> InLanes {
+        let events = u32::try_from(self.end() - self.header.first).unwrap_or(u32::MAX);
+        let bytes = self.len().saturating_sub(HEADER_LEN as u64);
+        let all = InLane { lane: Lane(0), events, bytes, newest: i64::MAX };
+        std::iter::once(all).filter(|all| all.events > 0).collect()
+    }
+
+    /// What is said of it in the header of the next one.
+    pub(super) fn figures(&self) -> Figures {
+        let thinned = match (&self.header.rewritten, &self.header.figures) {
+            (Some(_), Some(figures)) => figures.thinned.clone(),
+            _ => Vec::new(),
+        };
+        Figures { lanes: self.lanes(), thinned }
     }
 
     /// An empty one.
     pub(super) fn begin(header: Header, path: PathBuf) -> Self {
-        Self::new(header, path, header.first, HEADER_LEN as u64)
+        let first = header.first;
+        Self::new(header, path, first, HEADER_LEN as u64)
     }
 
     /// The LSN behind its last durable event. What the file holds from there on was never
@@ -159,7 +230,8 @@ impl Segment {
 
     /// A frame of `count` events became durable. The length goes first: whoever sees the end sees the
     /// bytes.
-    pub(super) fn advance(&self, count: u32, len: u64) {
+    pub(super) fn advance(&self, count: u32, len: u64, lanes: &InLanes) {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).extend(lanes);
         self.len.store(len, Ordering::Release);
         self.end.fetch_add(u64::from(count), Ordering::AcqRel);
     }
@@ -169,7 +241,7 @@ impl Segment {
     /// has no event yet.
     pub(super) fn is_released(&self, before: Lsn, control: u64) -> bool {
         let empty = self.len() <= HEADER_LEN as u64;
-        let control_only = self.has_no_events() && self.header.sequence < control;
+        let control_only = self.has_no_events() && self.header.through() < control;
         empty || control_only || (self.end() <= before && before > 1)
     }
 }
@@ -226,10 +298,16 @@ impl Table {
             let (segment, before) = (&self.0[*index], &self.0[*index - 1]);
             let named = segment.header.before.filter(|it| it.len > HEADER_LEN as u64);
             let named = named.map(|it| segment.header.sequence - u64::from(it.back));
-            let is_gone = |sequence| self.0.iter().all(|it| it.header.sequence != sequence);
+            let holds = |it: &Arc<Segment>, sequence| {
+                (it.header.sequence..=it.header.through()).contains(&sequence)
+            };
+            let is_gone = |sequence| self.0.iter().all(|it| !holds(it, sequence));
             named.is_some_and(is_gone) && before.end() >= segment.header.first
         };
-        (1..self.0.len()).rev().find(is_hole).unwrap_or(0)
+        let hole = (1..self.0.len()).rev().find(is_hole).unwrap_or(0);
+        // One that was rewritten has no control records any more: it is a hole itself.
+        let rewritten = self.0.iter().rposition(|segment| segment.header.rewritten.is_some());
+        hole.max(rewritten.map_or(0, |index| index + 1))
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -259,16 +337,19 @@ mod tests {
         first: 77,
         salt: 0x5a17,
         before: Some(Before { back: 2, len: 1 << 40 }),
+        rewritten: None,
+        figures: None,
     };
 
     #[test]
     fn a_header_survives_the_loss_of_either_copy() {
-        let whole = HEADER.encode();
-        assert_eq!(Header::decode(&whole), Decoded::Header(HEADER));
+        let header = Header { figures: Some(Figures::default()), ..HEADER };
+        let whole = header.encode();
+        assert_eq!(Header::decode(&whole), Decoded::Header(header.clone()));
         for lost in [0..512, 512..1024] {
             let mut bytes = whole;
             bytes[lost].fill(0xff);
-            assert_eq!(Header::decode(&bytes), Decoded::Header(HEADER));
+            assert_eq!(Header::decode(&bytes), Decoded::Header(header.clone()));
         }
         assert_eq!(Header::decode(&[0; HEADER_LEN]), Decoded::Damaged);
         assert_eq!(Header::decode(&whole[..511]), Decoded::Damaged);

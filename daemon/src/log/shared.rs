@@ -5,9 +5,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::{io, path::PathBuf};
 
 use tidegate_event::{Epoch, Lane, Lsn};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::warn;
 
+use super::lane::Lanes;
 use super::ledger::{Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
 use super::queue::{Bounds, Queue};
@@ -24,6 +25,7 @@ pub(super) struct Shared {
     pub(super) dir: PathBuf,
     pub(super) epoch: Epoch,
     pub(super) lane: Lane,
+    pub(super) lanes: Lanes,
     pub(super) queue: Queue,
     /// Of new frames.
     pub(super) compression: Compression,
@@ -42,6 +44,8 @@ pub(super) struct Shared {
     pub(super) control_lost: AtomicU64,
     /// Whether the disk takes no writes because it is full.
     pub(super) disk_full: AtomicBool,
+    /// The oldest events of a lane are to make room.
+    pub(super) trim: Notify,
     pub(super) ledger: Ledger,
     pub(super) quarantine: Quarantine,
     /// Whether the writer has ended.
@@ -53,6 +57,7 @@ impl Shared {
     pub(super) fn new(
         storage: Arc<dyn Storage>,
         options: Options,
+        lanes: Lanes,
         bounds: Bounds,
         recovered: &mut Recovered,
         ledger: Ledger,
@@ -60,10 +65,15 @@ impl Shared {
     ) -> Self {
         let table = std::mem::take(&mut recovered.table);
         let committed = recovered.next - 1;
+        for segment in &table.0 {
+            lanes.add(&segment.lanes());
+        }
+        lanes.note(table.bytes());
         Self {
             storage,
             epoch: recovered.epoch,
             lane: options.lane,
+            lanes,
             queue: Queue::new(bounds),
             compression: options.compression,
             wear: Wear::new(options.daily_write_budget, options.max_stretch),
@@ -76,6 +86,7 @@ impl Shared {
             released_control: AtomicU64::new(0),
             control_lost: AtomicU64::new(recovered.report.control_lost),
             disk_full: AtomicBool::new(false),
+            trim: Notify::new(),
             ledger,
             quarantine,
             stopped: watch::Sender::new(false),
@@ -135,10 +146,20 @@ impl Shared {
         (self.released.load(Ordering::Acquire), self.released_control.load(Ordering::Acquire))
     }
 
+    /// Notes which lanes are full, now that less is on disk.
+    fn note_lanes(&self) {
+        self.lanes.note(self.queue.total(self.bytes()));
+    }
+
     /// Unlinks the segments that nobody needs, the oldest first. The directory is synced behind each:
     /// otherwise a crash could bring back an older one without a newer one, and recovery would take
     /// the hole for a loss.
     pub(super) fn remove_released(&self) {
+        self.unlink_released();
+        self.note_lanes();
+    }
+
+    fn unlink_released(&self) {
         let (before, control) = self.released();
         loop {
             let Some(segment) = self.table().released(before, control) else { return };
@@ -151,6 +172,7 @@ impl Shared {
             }
             if self.table_mut().remove(segment.header.sequence) {
                 self.bytes.fetch_sub(segment.len(), Ordering::AcqRel);
+                self.lanes.remove(&segment.lanes());
             }
             if let Err(error) = self.storage.sync_dir(&self.dir) {
                 warn!(dir = %self.dir.display(), %error, "a removal may not be durable");

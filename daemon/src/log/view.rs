@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tidegate_event::{Epoch, Lsn};
 
 use super::claim::open_ledger;
+use super::lane::{Lanes, Names};
 use super::quarantine::Quarantine;
 use super::recovery::{Place, Recovered};
 use super::segment::Segment;
@@ -85,7 +86,10 @@ impl View {
         // Not through what was put in order: the end of the newest segment moves on.
         let disk: Arc<dyn Storage> = Arc::new(Overlay::default());
         let bounds = options.bounds();
-        let shared = Shared::new(disk, options, bounds, &mut recovered, ledger, quarantine);
+        let names = Names::read(&storage, &options.dir).unwrap_or_else(|_| Names::new());
+        let lanes = names.number(&storage, &options.dir, options.lanes.clone());
+        let lanes = Lanes::new(lanes, bounds.max_size);
+        let shared = Shared::new(disk, options, lanes, bounds, &mut recovered, ledger, quarantine);
         let Recovered { report, .. } = recovered;
         Ok(Self { shared: Arc::new(shared), report, changes: overlay.changes(), tail: None })
     }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::compress::{Compression, Packer};
 use super::frame;
 use super::queue::{Batch, Work};
-use super::segment::{self, Before, Header, Segment};
+use super::segment::{self, Before, Figures, Header, Segment};
 use super::shared::Shared;
 use super::storage::File;
 
@@ -89,6 +89,7 @@ impl Writer {
         match work {
             Work::Commit(mut batch) => {
                 if !self.commit(&mut batch) {
+                    self.shared.lanes.remove(&batch.lanes);
                     self.failed = batch.bytes.len();
                     self.give_up();
                 }
@@ -167,7 +168,7 @@ impl Writer {
         let Some(active) = &self.active else { return };
         let shared = &self.shared;
         let offset = active.segment.len();
-        active.segment.advance(batch.count, offset + bytes);
+        active.segment.advance(batch.count, offset + bytes, &batch.lanes);
         if let Some(pace) = shared.wear.wrote(offset, bytes) {
             shared.queue.stretch(pace.stretch);
             if let Some(budget) = pace.exceeds {
@@ -207,7 +208,7 @@ impl Writer {
             dir = %self.shared.dir.display(), retry = ?self.delay,
             "the disk takes no writes: events are refused"
         );
-        self.shared.queue.unavailable(self.delay);
+        self.shared.queue.unavailable(self.delay, &self.shared.lanes);
         self.delay = (self.delay * 2).min(LAST_RETRY);
     }
 
@@ -223,6 +224,8 @@ impl Writer {
             first: self.next,
             salt: fastrand::u64(..),
             before: self.before(),
+            rewritten: None,
+            figures: Some(self.figures()),
         };
         let path = self.shared.dir.join(header.file_name());
         match self.create(&header, &path, room) {
@@ -271,6 +274,11 @@ impl Writer {
             _ => table.0.iter().rfind(is_filled).map(|it| (it.header.sequence, it.len()))?,
         };
         Some(Before { back: u32::try_from(self.sequence - sequence).ok()?, len })
+    }
+
+    /// What the next segment says that each lane has in the newest one.
+    fn figures(&self) -> Figures {
+        self.shared.table().0.last().map(|newest| newest.figures()).unwrap_or_default()
     }
 
     fn create(&self, header: &Header, path: &Path, room: usize) -> io::Result<Arc<dyn File>> {

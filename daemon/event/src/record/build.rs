@@ -174,6 +174,11 @@ impl BlockBuilder {
         self.count == 0
     }
 
+    /// The block, as [`BlockBuilder::finish`] left it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The finished block. More events may follow; then finish it again.
     pub fn finish(&mut self) -> &[u8] {
         let length = (self.bytes.len() - BLOCK_HEADER) as u32;

@@ -53,6 +53,9 @@ fn losses(entries: &[Loss], report: &mut String) {
             Reason::Damaged => "damaged",
             Reason::Missing => "missing",
             Reason::Released => "removed before a sink had them",
+            Reason::Expired => "expired",
+            Reason::Dropped => "dropped, because their lane was full",
+            Reason::Thinned => "thinned out, because their lane was full",
         };
         let noticed = lookup::time(loss.unix_micros);
         // A String takes everything.

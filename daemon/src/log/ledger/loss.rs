@@ -18,6 +18,30 @@ pub enum Reason {
     Missing = 2,
     /// Removed while a sink had not got them: its cursor was lost, or stood further than it does.
     Released = 3,
+    /// Older than its lane's `max-age`, or than the publisher said that anybody has a use for it.
+    Expired = 4,
+    /// Its lane was full, and drops its oldest events, or new ones.
+    Dropped = 5,
+    /// Its lane was full, and old events of it are thinned out.
+    Thinned = 6,
+}
+
+impl Reason {
+    /// All.
+    pub const ALL: [Self; 6] =
+        [Self::Damaged, Self::Missing, Self::Released, Self::Expired, Self::Dropped, Self::Thinned];
+
+    /// One word.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Damaged => "damaged",
+            Self::Missing => "missing",
+            Self::Released => "released",
+            Self::Expired => "expired",
+            Self::Dropped => "dropped",
+            Self::Thinned => "thinned",
+        }
+    }
 }
 
 /// An entry.
@@ -61,12 +85,7 @@ impl Loss {
             entry[at..at + 8].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
         };
         let crc = crc32c::crc32c(&entry[..CRC_AT]).to_le_bytes();
-        let reason = match entry[5] {
-            1 => Reason::Damaged,
-            2 => Reason::Missing,
-            3 => Reason::Released,
-            _ => return None,
-        };
+        let reason = Reason::ALL.into_iter().find(|reason| *reason as u8 == entry[5])?;
         (entry.starts_with(&MAGIC) && entry[CRC_AT..] == crc).then(|| Self {
             lane: Lane(entry[4]),
             lsns: u64_at(8)..=u64_at(16),

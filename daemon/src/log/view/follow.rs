@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tidegate_event::Lsn;
+use tidegate_event::record::InLanes;
 
 use super::View;
 use crate::log::scan::{Frames, Scan, Step};
@@ -94,7 +95,7 @@ impl Tail {
         let mut left = events;
         loop {
             let part = u32::try_from(left).unwrap_or(u32::MAX);
-            self.segment.advance(part, len);
+            self.segment.advance(part, len, &InLanes::default());
             left -= u64::from(part);
             if left == 0 {
                 break;

@@ -1,0 +1,347 @@
+//! Lanes: the parts of a log that have a quota, a time to live and a policy of their own, so that one
+//! never crowds another out.
+//!
+//! All lanes share the segments, the LSNs and the fdatasync; a record says which one it is in. A lane is
+//! known by its number on disk and by its name in the config; the file `lanes` in the log's directory says
+//! which is which ([`names`]).
+//!
+//! *Quota*: a lane with a `max_size` takes up to so many bytes of records, and has them for itself: what it
+//! does not use, no other lane gets. Lane 0 has what the others leave of the log's `max_size`.
+
+mod names;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tidegate_event::record::{InLane, InLanes};
+use tidegate_event::{Filter, Lane};
+
+use super::ledger::Reason;
+
+pub(super) use names::{FILE as NAMES, Names, UNFINISHED};
+
+/// The lane of all events that no other lane is for.
+pub const DEFAULT: &str = "default";
+/// A lane is full where less than this part of its quota is left,
+const RESERVE_PART: u64 = 16;
+/// or less than this, in bytes: what clients had begun to hand over when it became full still fits.
+const MAX_RESERVE: u64 = 1 << 20;
+
+/// What an operator says of a lane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LaneOptions {
+    /// Its name.
+    pub name: String,
+    /// Which topics are in it. The first lane that matches takes an event.
+    pub topics: Vec<Filter>,
+    /// Bytes of records; lane 0 has none.
+    pub max_size: Option<u64>,
+    /// How its events are treated.
+    pub rule: Rule,
+}
+
+/// How the events of a lane are treated.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rule {
+    /// Older events are not forwarded, and dropped.
+    pub max_age: Option<Duration>,
+    /// What happens when there is no room.
+    pub when_full: WhenFull,
+    /// Lanes with a higher one are forwarded first.
+    pub priority: u8,
+}
+
+/// What happens when a lane has no room.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum WhenFull {
+    /// Events are refused, until sinks have taken some.
+    #[default]
+    Reject,
+    /// The oldest events are dropped, and entered in the ledger.
+    DropOldest,
+    /// New events are dropped, and entered in the ledger.
+    DropNewest,
+    /// Old events are thinned out; once all are, the oldest are dropped.
+    Downsample(Downsample),
+}
+
+/// What is left of old events.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Downsample {
+    /// One event for each topic in each such span, counted from 1970.
+    pub interval: Duration,
+    /// Which one.
+    pub keep: Keep,
+}
+
+/// Which event of a span is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Keep {
+    /// The last one.
+    Last,
+    /// The last one, with the mean at this JSON pointer (RFC 6901).
+    Mean(String),
+    /// The one with the lowest number at this JSON pointer.
+    Min(String),
+    /// The one with the highest.
+    Max(String),
+}
+
+/// Whether a lane takes events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It does.
+    Takes,
+    /// It is full, and drops new events: they are appended as gone.
+    Drops,
+    /// It is full, and they are refused: [`super::Log::lane_room`] says until when.
+    Refuses,
+}
+
+/// What a lane holds, and what it has lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LaneUsage {
+    /// Events on disk.
+    pub events: u64,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// How many it may hold; what is left for it where it has no quota of its own.
+    pub max_bytes: u64,
+    /// Whether it has no room for more.
+    pub is_full: bool,
+    /// Events dropped for want of room, since the log was opened,
+    pub dropped: u64,
+    /// expired,
+    pub expired: u64,
+    /// and thinned out.
+    pub thinned: u64,
+}
+
+/// The lanes of a log. Lane 0 is always there, and the first.
+#[derive(Debug)]
+pub struct Lanes {
+    lanes: Vec<Known>,
+    /// Bytes on disk beyond which the log takes no event.
+    max_size: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    lane: Lane,
+    options: LaneOptions,
+    events: AtomicU64,
+    /// Durable, and on their way.
+    bytes: AtomicU64,
+    full: AtomicBool,
+    dropped: AtomicU64,
+    expired: AtomicU64,
+    thinned: AtomicU64,
+}
+
+/// Why a lane does not take what it is to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoRoom {
+    /// Until sinks have taken some.
+    Refused,
+    /// Until its oldest events are dropped, which has to be done now.
+    Pressed,
+}
+
+impl Lanes {
+    /// Lanes of these numbers, lane 0 first.
+    pub(super) fn new(lanes: Vec<(Lane, LaneOptions)>, max_size: u64) -> Self {
+        let known = |(lane, options)| Known {
+            lane,
+            options,
+            events: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            full: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+            thinned: AtomicU64::new(0),
+        };
+        Self { lanes: lanes.into_iter().map(known).collect(), max_size }
+    }
+
+    /// The lane of events with this topic.
+    pub fn of(&self, topic: &str) -> Lane {
+        let takes = |known: &&Known| known.options.topics.iter().any(|it| it.matches(topic));
+        self.lanes.iter().find(takes).map_or(Lane(0), |known| known.lane)
+    }
+
+    /// Its name; that of lane 0 for one that the config does not know any more.
+    pub fn name(&self, lane: Lane) -> &str {
+        &self.known(lane).options.name
+    }
+
+    /// How its events are treated; as those of lane 0, where the config does not know it any more.
+    pub fn rule(&self, lane: Lane) -> &Rule {
+        &self.known(lane).options.rule
+    }
+
+    /// All that the config knows, lane 0 first.
+    pub fn all(&self) -> impl Iterator<Item = Lane> {
+        self.lanes.iter().map(|known| known.lane)
+    }
+
+    /// Whether it takes events now. What it says may be old by a moment; so a lane is called full
+    /// before it is.
+    pub fn admission(&self, lane: Lane) -> Admission {
+        let known = self.known(lane);
+        match known.options.rule.when_full {
+            WhenFull::DropOldest | WhenFull::Downsample(_) => Admission::Takes,
+            _ if !known.full.load(Ordering::Acquire) => Admission::Takes,
+            WhenFull::DropNewest => Admission::Drops,
+            WhenFull::Reject => Admission::Refuses,
+        }
+    }
+
+    fn known(&self, lane: Lane) -> &Known {
+        self.lanes.iter().find(|known| known.lane == lane).unwrap_or(&self.lanes[0])
+    }
+
+    /// Whether these records fit, where the whole log takes `total` bytes with them.
+    pub(super) fn fits(&self, more: &InLanes, total: u64) -> Result<(), NoRoom> {
+        let of = |known: &Known| more.get(known.lane).map_or(0, |part| part.bytes);
+        let unused = |known: &Known| known.unused().saturating_sub(of(known));
+        let reserved: u64 = self.lanes.iter().map(unused).sum();
+        for part in more.iter().filter(|part| part.events > 0) {
+            let known = self.known(part.lane);
+            let drops_new = known.options.rule.when_full == WhenFull::DropNewest;
+            let within_own = drops_new || known.takes(part.bytes);
+            let within_all = total + reserved - unused(known) <= self.max_size;
+            if !within_own || !within_all {
+                return Err(match known.options.rule.when_full {
+                    WhenFull::DropOldest | WhenFull::Downsample(_) => NoRoom::Pressed,
+                    WhenFull::Reject | WhenFull::DropNewest => NoRoom::Refused,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, with no more in any lane than a quarter of what it may hold.
+    pub(super) fn capped(&self, parts: &InLanes) -> InLanes {
+        let cap = |part: &InLane| {
+            let most = self.limit(self.known(part.lane)) / 4;
+            InLane { bytes: part.bytes.min(most), ..*part }
+        };
+        parts.iter().map(cap).collect()
+    }
+
+    /// Notes which lanes are full, where the whole log takes `total` bytes.
+    pub(super) fn note(&self, total: u64) {
+        for known in &self.lanes {
+            let reserve = match known.options.rule.when_full {
+                WhenFull::Reject => MAX_RESERVE / RESERVE_PART,
+                _ => MAX_RESERVE,
+            };
+            let reserve = reserve.min(self.limit(known) / RESERVE_PART);
+            known.full.store(self.room(known, total) < reserve, Ordering::Release);
+        }
+    }
+
+    /// How many bytes a lane may take.
+    fn limit(&self, known: &Known) -> u64 {
+        let others = self.lanes.iter().filter(|other| other.lane != known.lane);
+        let reserved: u64 = others.filter_map(|other| other.options.max_size).sum();
+        known.options.max_size.unwrap_or_else(|| self.max_size.saturating_sub(reserved))
+    }
+
+    /// How many more, where the whole log takes `total`.
+    fn room(&self, known: &Known, total: u64) -> u64 {
+        let others = self.lanes.iter().filter(|other| other.lane != known.lane);
+        let reserved: u64 = others.map(Known::unused).sum();
+        let left = self.max_size.saturating_sub(reserved).saturating_sub(total);
+        match known.options.max_size {
+            Some(_) => left.min(known.unused()),
+            None => left,
+        }
+    }
+
+    /// Lanes that drop their oldest events and will soon be full, where the whole log takes `total`
+    /// bytes: and how many bytes are to be freed in each, so that it has a part of its quota for more.
+    pub(super) fn pressed(&self, total: u64) -> Vec<(Lane, u64)> {
+        let mut pressed = Vec::new();
+        for known in &self.lanes {
+            let drops = matches!(
+                known.options.rule.when_full,
+                WhenFull::DropOldest | WhenFull::Downsample(_)
+            );
+            let (room, limit) = (self.room(known, total), self.limit(known));
+            if drops && room < limit / RESERVE_PART {
+                pressed.push((known.lane, limit / RESERVE_PART * 2 - room));
+            }
+        }
+        pressed
+    }
+
+    /// These records are on their way, or found on disk.
+    pub(super) fn add(&self, more: &InLanes) {
+        for part in more.iter() {
+            let known = self.known(part.lane);
+            known.bytes.fetch_add(part.bytes, Ordering::AcqRel);
+            known.events.fetch_add(u64::from(part.events), Ordering::AcqRel);
+        }
+    }
+
+    /// They are no more: could not be stored, or were removed.
+    pub(super) fn remove(&self, less: &InLanes) {
+        for part in less.iter() {
+            let known = self.known(part.lane);
+            known.bytes.fetch_sub(part.bytes, Ordering::AcqRel);
+            known.events.fetch_sub(u64::from(part.events), Ordering::AcqRel);
+        }
+    }
+
+    /// Counts events that are lost on purpose.
+    pub(super) fn lost(&self, lane: Lane, events: u64, reason: Reason) {
+        let known = self.known(lane);
+        let counter = match reason {
+            Reason::Dropped => &known.dropped,
+            Reason::Expired => &known.expired,
+            Reason::Thinned => &known.thinned,
+            Reason::Damaged | Reason::Missing | Reason::Released => return,
+        };
+        counter.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// What a lane holds, where the whole log takes `total` bytes.
+    pub(super) fn usage(&self, lane: Lane) -> LaneUsage {
+        let known = self.known(lane);
+        LaneUsage {
+            events: known.events.load(Ordering::Acquire),
+            bytes: known.bytes.load(Ordering::Acquire),
+            max_bytes: self.limit(known),
+            is_full: known.full.load(Ordering::Acquire),
+            dropped: known.dropped.load(Ordering::Relaxed),
+            expired: known.expired.load(Ordering::Relaxed),
+            thinned: known.thinned.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Known {
+    /// What of its quota nobody else may use.
+    fn unused(&self) -> u64 {
+        let bytes = self.bytes.load(Ordering::Acquire);
+        self.options.max_size.map_or(0, |max_size| max_size.saturating_sub(bytes))
+    }
+
+    /// Whether so many bytes more fit into its quota, if it has one.
+    fn takes(&self, bytes: u64) -> bool {
+        let taken = self.bytes.load(Ordering::Acquire);
+        self.options.max_size.is_none_or(|max_size| taken + bytes <= max_size)
+    }
+}
+
+impl LaneOptions {
+    /// Lane 0, where nothing is said of it.
+    pub fn default_lane() -> Self {
+        let (name, topics) = (DEFAULT.to_owned(), Vec::new());
+        Self { name, topics, max_size: None, rule: Rule::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests;
