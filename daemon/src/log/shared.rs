@@ -120,6 +120,19 @@ impl Shared {
         self.ledger.record(Loss::now(self.lane, lsns, reason));
     }
 
+    /// Enters that so many events of a lane are dropped, the first and the last of which are these.
+    /// Answers whether that is durable.
+    pub(super) fn dropped(
+        &self,
+        lane: Lane,
+        lsns: std::ops::RangeInclusive<Lsn>,
+        count: u64,
+        reason: Reason,
+    ) -> bool {
+        self.lanes.lost(lane, count, reason);
+        self.ledger.record(Loss { count, ..Loss::now(lane, lsns, reason) })
+    }
+
     /// A reader passed over damage: keeps a copy of it, and enters what is lost.
     pub(super) fn damaged(&self, segment: &Segment, skipped: &Skipped) {
         // Of a file that was cut short there are no bytes to keep.

@@ -44,9 +44,10 @@ pub(in super::super) struct Rewritten {
 impl Figures {
     /// More lanes than there is room for count as lane 0.
     fn entries(&self) -> InLanes {
-        let fold = |(index, part): (usize, &InLane)| match index {
-            0..15 => *part,
-            _ => InLane { lane: Lane(0), ..*part },
+        let own = if self.lanes.iter().count() <= MOST { MOST } else { MOST - 1 };
+        let fold = |(index, part): (usize, &InLane)| match index < own {
+            true => *part,
+            false => InLane { lane: Lane(0), ..*part },
         };
         self.lanes.iter().enumerate().map(fold).collect()
     }
