@@ -38,7 +38,7 @@ pub use listener::{
     ClientCertificates, ClientName, Http as HttpListener, Listener, Mqtt, Tls, TlsVersion,
     Transport,
 };
-pub use log::{Commit, Log, LogCompression};
+pub use log::{Commit, Log, LogCompression, LogEngine};
 pub use problem::{Position, Problem, Problems, Unfit};
 pub use reader::{MAX_LEN, locate};
 pub use sink::Sink;

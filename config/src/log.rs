@@ -6,6 +6,8 @@ use crate::value::{ByteSize, Choice, Span};
 /// `[log]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
+    /// What new segments are kept in. Default `"log"`.
+    pub engine: LogEngine,
     /// Bytes on disk of all lanes; `[[lane]]` says how they share them, and what happens when they are
     /// used up. Control records may take one segment more. At least four segments, at most 64 TiB; default 1 GiB.
     pub max_size: ByteSize,
@@ -30,6 +32,19 @@ pub struct Log {
     pub daily_write_budget: Option<ByteSize>,
     /// `[log.commit]`
     pub commit: Commit,
+}
+
+/// What the log's segments are kept in. Those that are there are read whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogEngine {
+    /// `"log"`: a file each.
+    Log,
+    /// `"sled"`: a sled database each.
+    Sled,
+}
+
+impl Choice for LogEngine {
+    const WORDS: &'static [(&'static str, Self)] = &[("log", Self::Log), ("sled", Self::Sled)];
 }
 
 /// How the events of a commit are compressed, together.
@@ -65,6 +80,7 @@ pub struct Commit {
 impl Default for Log {
     fn default() -> Self {
         Self {
+            engine: LogEngine::Log,
             max_size: ByteSize::gib(1),
             segment_size: ByteSize::mib(8),
             retain: Span::seconds(0),
@@ -94,6 +110,7 @@ impl Log {
         let so = "expected it in [[lane]] with name = \"default\"";
         section.refuse_key("when-full", "is said of each lane", so);
         Self {
+            engine: section.or("engine", default.engine),
             max_size: section.bounded(
                 "max-size",
                 default.max_size,

@@ -122,7 +122,7 @@ impl Gateway {
         let access = load_access(config, &mut registry)?;
         let storage: Arc<dyn Storage> = Arc::new(FileSystem);
         let data_dir = config.gateway.data_dir.clone();
-        let (log, state) = open::log_and_state(&storage, config)?;
+        let (log, state) = open::log_and_state(config)?;
 
         let writers = Supervisor::new();
         let readers = Supervisor::new();

@@ -20,6 +20,8 @@ pub mod sinks;
 pub mod services;
 // what can be rebuilt from the log,
 pub mod state;
+// the database that it lies in,
+mod database;
 // what an operator sees,
 pub mod admin;
 // what the daemon says,

@@ -73,7 +73,7 @@ pub(super) fn refused(error: &OpenError) -> Failure {
             Failure::new(Failure::EX_NOPERM, format!("{error}; {hint}"))
         }
         OpenError::Io { .. } => Failure::new(Failure::EX_IOERR, error.to_string()),
-        OpenError::Locked { .. } | OpenError::Newer { .. } => {
+        OpenError::Locked { .. } | OpenError::Held { .. } | OpenError::Newer { .. } => {
             Failure::new(Failure::EX_UNAVAILABLE, error.to_string())
         }
     }
@@ -90,6 +90,8 @@ pub(super) fn in_use_by(dir: &Path) -> Option<u32> {
         let [_, "FLOCK", _, "WRITE", pid, file, ..] = fields[..] else { return None };
         (file.rsplit(':').next() == Some(inode.as_str())).then(|| pid.parse().ok())?
     })
+    // Where segments lie in databases, whoever looks has it.
+    .filter(|pid| *pid != std::process::id())
 }
 
 /// A place in the log, as an operator names it.

@@ -54,6 +54,16 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         })?),
     };
     let mut view = lookup::view(&log)?;
+    if view.is_exclusive() && !options.no_follow {
+        let dir = dir.display();
+        return Err(Failure::new(
+            Failure::EX_UNAVAILABLE,
+            format!(
+                "{dir}: with engine = \"sled\" nobody can follow the log: the gateway could not start \
+                 meanwhile; add --no-follow"
+            ),
+        ));
+    }
     let from = options.from.unwrap_or(Point::Lsn(view.usage().last.saturating_sub(LAST - 1)));
     let mut show = Show {
         topics: &options.topic,

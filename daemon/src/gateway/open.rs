@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
-use tidegate_config::{self as config, Config, Gateway as GatewayConfig, LogCompression};
+use tidegate_config::{self as config, Config, Gateway as GatewayConfig, LogCompression, LogEngine};
 use tidegate_event::Lane;
 use tracing::{info, warn};
 
 use crate::commands::Failure;
-use crate::log::{self, Claim, Compression, Log, OpenError, Storage};
+use crate::log::{self, Claim, Compression, Engine, Log, OpenError};
 use crate::state::{Opened, State, StateError};
 
 /// How the log is kept.
@@ -69,11 +69,13 @@ fn when_full(policy: &config::WhenFull) -> log::WhenFull {
 }
 
 /// The state says which events of the log are known; and the log, which events the state is about.
-pub(super) fn log_and_state(
-    storage: &Arc<dyn Storage>,
-    config: &Config,
-) -> Result<(Arc<Log>, State), Failure> {
-    let claim = Claim::new(Arc::clone(storage), log_options(config))
+pub(super) fn log_and_state(config: &Config) -> Result<(Arc<Log>, State), Failure> {
+    let options = log_options(config);
+    let engine = match config.log.engine {
+        LogEngine::Log => Engine::Log,
+        LogEngine::Sled => Engine::Sled,
+    };
+    let claim = Claim::new(engine.storage(&options.dir), options)
         .map_err(|error| log_refused(&error))?;
     let state = open_state(&config.gateway)?;
     let known = state.known().map_err(|error| state_refused(&error))?;
@@ -99,7 +101,7 @@ fn log_refused(error: &OpenError) -> Failure {
             Failure::EX_NOPERM
         }
         OpenError::Io { .. } => Failure::EX_CANTCREAT,
-        OpenError::Locked { .. } | OpenError::Newer { .. } => Failure::EX_UNAVAILABLE,
+        OpenError::Locked { .. } | OpenError::Held { .. } | OpenError::Newer { .. } => Failure::EX_UNAVAILABLE,
     };
     Failure::new(code, error.to_string())
 }

@@ -68,6 +68,15 @@ pub enum OpenError {
         /// The lock file.
         path: PathBuf,
     },
+    /// Somebody wants to look at a log with segments in sled databases while another process has it open.
+    #[error(
+        "{dir}: in use, and with engine = \"sled\" nobody else can read it meanwhile: stop the gateway \
+         first (systemctl stop tidegate), or ask it with `tidegate status`"
+    )]
+    Held {
+        /// The log's directory.
+        dir: PathBuf,
+    },
     /// A segment is of a format that this version does not know. Nothing was changed.
     #[error(
         "{path}: written by a newer version of tidegate (log format {version}, this one reads up to \

@@ -11,6 +11,7 @@ use tracing::debug;
 pub(super) mod overlay;
 #[cfg(test)]
 pub(crate) mod sim;
+pub(crate) mod sled;
 
 /// What the log needs of a disk.
 pub trait Storage: Send + Sync + std::fmt::Debug {
@@ -71,6 +72,26 @@ pub trait File: Send + Sync + std::fmt::Debug {
     }
     /// Cuts the file.
     fn truncate(&self, len: u64) -> io::Result<()>;
+}
+
+/// Where new segments lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// In files.
+    Log,
+    /// In sled databases.
+    Sled,
+}
+
+impl Engine {
+    /// The storage of the log in `dir`. Segments that lie there are found in any case.
+    pub fn storage(self, dir: &Path) -> Arc<dyn Storage> {
+        let creates = self == Self::Sled;
+        match creates || !sled::databases(dir).is_empty() {
+            true => Arc::new(sled::Databases::new(creates)),
+            false => Arc::new(FileSystem),
+        }
+    }
 }
 
 /// The machine's own file system.

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod formats;
 mod model;
+mod on_sled;
 mod regress;
 mod wear;
 
@@ -33,8 +34,13 @@ fn options(dir: &Path) -> Options {
     }
 }
 
+/// Where the logs of these tests lie: `on_sled` runs them over the other engine.
+fn disk() -> Arc<dyn Storage> {
+    if on_sled::is_meant() { Engine::Sled.storage(Path::new("")) } else { Arc::new(FileSystem) }
+}
+
 fn open(options: &Options) -> (Arc<Log>, Recovery) {
-    Log::open(Arc::new(FileSystem), options.clone()).unwrap()
+    Log::open(disk(), options.clone()).unwrap()
 }
 
 /// Without a thread for its writer.
@@ -181,7 +187,7 @@ async fn a_block_as_large_as_the_newest_segment_gets_room_when_all_is_released()
 #[tokio::test]
 async fn appenders_that_outrun_the_disk_are_refused_until_the_next_commit() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, mut writer, _) = open_unstarted(Arc::new(FileSystem), options(dir.path())).unwrap();
+    let (log, mut writer, _) = open_unstarted(disk(), options(dir.path())).unwrap();
     let mut waiting = Vec::new();
     let refused = loop {
         match log.append(&mut block([&[7; 5000][..]])) {
@@ -204,7 +210,7 @@ async fn a_commit_waits_for_more_until_its_delay_is_over_or_its_frame_is_full() 
     let dir = tempfile::tempdir().unwrap();
     let delay = Duration::from_secs(3600);
     let options = Options { max_delay: delay, ..options(dir.path()) };
-    let (log, mut writer, _) = open_unstarted(Arc::new(FileSystem), options).unwrap();
+    let (log, mut writer, _) = open_unstarted(disk(), options).unwrap();
     let add =
         |len| assert!(matches!(log.append(&mut block([&vec![7; len][..]])), Append::Accepted(_)));
     let now = std::time::Instant::now();
@@ -221,7 +227,7 @@ async fn a_commit_waits_for_more_until_its_delay_is_over_or_its_frame_is_full() 
 async fn a_second_process_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(&options(dir.path()));
-    let refused = Log::open(Arc::new(FileSystem), options(dir.path())).unwrap_err();
+    let refused = Log::open(disk(), options(dir.path())).unwrap_err();
     let lock = dir.path().join("log/lock");
     assert_eq!(
         refused.to_string(),
@@ -390,7 +396,7 @@ async fn a_log_full_of_events_has_a_segment_left_for_control_records() {
 #[tokio::test]
 async fn a_writer_that_is_gone_answers_nobody_with_a_promise_and_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, writer, _) = open_unstarted(Arc::new(FileSystem), options(dir.path())).unwrap();
+    let (log, writer, _) = open_unstarted(disk(), options(dir.path())).unwrap();
     let Append::Accepted(commit) = log.append(&mut block([&b"waits"[..]])) else { panic!() };
     let stopped = log.stopped();
     tokio::pin!(stopped);
@@ -415,7 +421,7 @@ async fn a_log_that_ends_before_what_somebody_has_read_goes_on_behind_that() {
     file.set_len(file.metadata().unwrap().len() - 100).unwrap();
 
     let reopen = |known| {
-        let claim = Claim::new(Arc::new(FileSystem), options(dir.path())).unwrap();
+        let claim = Claim::new(disk(), options(dir.path())).unwrap();
         claim.open(Some(known)).unwrap()
     };
     let (log, recovery) = reopen(known);

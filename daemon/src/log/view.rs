@@ -18,7 +18,9 @@ use super::recovery::{Place, Recovered};
 use super::segment::Segment;
 use super::shared::Shared;
 use super::storage::overlay::{Change, Overlay};
-use super::{LEDGER, usage};
+use super::storage::sled::{Databases, databases};
+use super::storage::{File, FileSystem};
+use super::{LEDGER, LOCK, usage};
 use super::{Ledger, Loss, OpenError, Options, Reader, Recovery, Storage, Usage};
 
 pub use walk::{Damage, FrameInfo, Walked};
@@ -35,6 +37,8 @@ pub struct View {
     report: Recovery,
     changes: Vec<Change>,
     tail: Option<follow::Tail>,
+    /// Held where segments lie in databases, which only one may have open.
+    lock: Option<Arc<dyn File>>,
 }
 
 /// One segment.
@@ -53,9 +57,10 @@ pub struct SegmentInfo {
 impl View {
     /// Looks at the log that is kept like this.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
+        let lock = lock(options)?;
         let mut looks = 1;
         loop {
-            match Self::look(options.clone()) {
+            match Self::look(options.clone(), lock.clone()) {
                 Err(OpenError::Io { source, path, .. })
                     if source.kind() == io::ErrorKind::NotFound
                         && path != options.dir
@@ -68,8 +73,9 @@ impl View {
         }
     }
 
-    fn look(options: Options) -> Result<Self, OpenError> {
-        let overlay = Overlay::default();
+    fn look(options: Options, lock: Option<Arc<dyn File>>) -> Result<Self, OpenError> {
+        let databases = lock.is_some().then(Databases::to_look);
+        let overlay = Overlay::over(databases.clone());
         let storage: Arc<dyn Storage> = Arc::new(overlay.clone());
         let quarantine =
             Quarantine::new(Arc::clone(&storage), &options.dir, options.max_quarantine);
@@ -84,14 +90,20 @@ impl View {
         };
         let mut recovered = place.recover(None)?;
         // Not through what was put in order: the end of the newest segment moves on.
-        let disk: Arc<dyn Storage> = Arc::new(Overlay::default());
+        let disk: Arc<dyn Storage> = Arc::new(Overlay::over(databases));
         let bounds = options.bounds();
         let names = Names::read(&storage, &options.dir).unwrap_or_else(|_| Names::new());
         let lanes = names.number(&storage, &options.dir, options.lanes.clone());
         let lanes = Lanes::new(lanes, bounds.max_size);
         let shared = Shared::new(disk, options, lanes, bounds, &mut recovered, ledger, quarantine);
         let Recovered { report, .. } = recovered;
-        Ok(Self { shared: Arc::new(shared), report, changes: overlay.changes(), tail: None })
+        let shared = Arc::new(shared);
+        Ok(Self { shared, report, changes: overlay.changes(), tail: None, lock })
+    }
+
+    /// Whether it keeps the daemon from starting for as long as it lives.
+    pub fn is_exclusive(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// What opening the log would find and do.
@@ -187,6 +199,19 @@ impl View {
             }
         }
         Ok(low)
+    }
+}
+
+/// Takes the log where segments lie in databases: sled lets only one process open them, and writes to
+/// them when it opens them.
+fn lock(options: &Options) -> Result<Option<Arc<dyn File>>, OpenError> {
+    if databases(&options.dir).is_empty() {
+        return Ok(None);
+    }
+    let path = options.dir.join(LOCK);
+    match FileSystem.lock(&path).map_err(OpenError::io("lock", &path))? {
+        Some(lock) => Ok(Some(lock)),
+        None => Err(OpenError::Held { dir: options.dir.clone() }),
     }
 }
 

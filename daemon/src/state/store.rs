@@ -2,12 +2,12 @@
 //! through [`Sled::call`], which turns its panics into errors.
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::{Change, StateError};
+use crate::database::{Fault, catch};
 
 /// The key of a tree's version. User keys begin with [`USER`], so that it stands apart and still is
 /// part of the same batch.
@@ -213,7 +213,7 @@ impl Filling {
 impl Sled {
     /// Opens or creates the database in `dir` and reads every entry once: what can be read now will
     /// not surprise anybody later.
-    pub(super) fn open(dir: &Path) -> Result<Arc<Self>, String> {
+    pub(super) fn open(dir: &Path) -> Result<Arc<Self>, Fault> {
         let open = || {
             let db = sled::Config::new()
                 .path(dir)
@@ -262,42 +262,8 @@ impl Sled {
         if let Some(why) = self.failed.get() {
             return Err(failed(why));
         }
-        catch(|| call(&self.db)).map_err(|why| failed(self.failed.get_or_init(|| why)))
+        catch(|| call(&self.db)).map_err(|fault| failed(self.failed.get_or_init(|| fault.to_string())))
     }
-}
-
-/// Runs `call`; an error or a panic becomes text.
-fn catch<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
-    hush_panics();
-    let before = HUSHED.replace(true);
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(call));
-    HUSHED.set(before);
-    match outcome {
-        Ok(outcome) => outcome.map_err(|error| error.to_string()),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(text.unwrap_or("internal error").lines().next().unwrap_or_default().to_owned())
-        }
-    }
-}
-
-thread_local! {
-    static HUSHED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-/// A panic that [`catch`] turns into an error is reported as that error; the message that a panic
-/// prints on standard error would only frighten.
-fn hush_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !HUSHED.get() {
-                hook(info);
-            }
-        }));
-    });
 }
 
 fn user_key(key: &[u8]) -> Vec<u8> {

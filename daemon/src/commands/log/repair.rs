@@ -4,12 +4,11 @@ use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::lsns;
 use crate::commands::Failure;
 use crate::commands::lookup::{self, LogDir, size};
-use crate::log::{Change, Claim, FileSystem, Recovery, View};
+use crate::log::{Change, Claim, Engine, Recovery, View};
 
 /// Puts the log in order.
 ///
@@ -32,8 +31,10 @@ pub(super) fn run(options: &Options) -> Result<String, Failure> {
         return Ok(dry_run(&view, &dir));
     }
     check_owner(&dir)?;
-    let claim =
-        Claim::new(Arc::new(FileSystem), settings).map_err(|error| lookup::refused(&error))?;
+    // It may have taken the log.
+    drop(view);
+    let storage = Engine::Log.storage(&dir);
+    let claim = Claim::new(storage, settings).map_err(|error| lookup::refused(&error))?;
     let (log, recovery) = claim.open(None).map_err(|error| lookup::refused(&error))?;
     drop(log);
     let mut report = format!("{}:\n", dir.display());

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::sled::Databases;
 use super::{File, FileSystem, Storage};
 
 /// What would have been done to the disk.
@@ -44,9 +45,13 @@ pub enum Change {
 }
 
 /// The machine's file system as it is, with changes in memory over it. Clones share them. Files are
-/// opened to read only; locking does nothing, and syncing has nothing to do.
+/// opened to read only, but where segments lie in databases; locking does nothing, and syncing has
+/// nothing to do.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Overlay(Arc<Mutex<State>>);
+pub(crate) struct Overlay {
+    databases: Option<Databases>,
+    state: Arc<Mutex<State>>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -61,7 +66,7 @@ struct State {
 #[derive(Debug, Clone)]
 struct Content {
     /// The file on disk beneath,
-    under: Option<PathBuf>,
+    under: Option<Arc<dyn File>>,
     /// of which so many bytes still show.
     shown: u64,
     len: u64,
@@ -70,26 +75,44 @@ struct Content {
 }
 
 impl Overlay {
+    /// Over a log with segments in databases, where there are some.
+    pub(crate) fn over(databases: Option<Databases>) -> Self {
+        Self { databases, state: Arc::default() }
+    }
+
     /// What would have been done so far, in order.
     pub(crate) fn changes(&self) -> Vec<Change> {
         self.state().changes.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn file(&self, path: &Path, file: Option<fs::File>) -> Arc<dyn File> {
+    fn file(&self, path: &Path, file: Option<Arc<dyn File>>) -> Arc<dyn File> {
         Arc::new(Opened { overlay: self.clone(), path: path.into(), file })
+    }
+
+    /// A file as it is on disk.
+    fn under(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        match &self.databases {
+            Some(databases) => databases.open(path),
+            None => Ok(Arc::new(fs::File::open(path)?)),
+        }
     }
 }
 
 impl State {
-    /// The content of a file to be changed.
-    fn content(&mut self, path: &Path) -> io::Result<&mut Content> {
+    /// The content of a file to be changed, which may be as on disk beneath.
+    fn content(
+        &mut self,
+        path: &Path,
+        under: impl FnOnce() -> io::Result<Arc<dyn File>>,
+    ) -> io::Result<&mut Content> {
         if !self.files.contains_key(path) {
-            let len = fs::metadata(path)?.len();
-            let content = Content { under: Some(path.into()), shown: len, len, writes: Vec::new() };
+            let under = under()?;
+            let len = under.len()?;
+            let content = Content { under: Some(under), shown: len, len, writes: Vec::new() };
             self.files.insert(path.into(), Some(content));
         }
         self.files.get_mut(path).and_then(Option::as_mut).ok_or_else(missing)
@@ -109,7 +132,7 @@ impl Content {
         if let Some(under) = &self.under
             && shown > 0
         {
-            File::read_at(&fs::File::open(under)?, &mut buffer[..shown], offset)?;
+            under.read_at(&mut buffer[..shown], offset)?;
         }
         let end = offset + wanted as u64;
         for (at, bytes) in &self.writes {
@@ -181,7 +204,7 @@ impl Storage for Overlay {
         let file = match self.state().files.get(path) {
             Some(Some(_)) => None,
             Some(None) => return Err(missing()),
-            None => Some(fs::File::open(path)?),
+            None => Some(self.under(path)?),
         };
         Ok(self.file(path, file))
     }
@@ -192,7 +215,7 @@ impl Storage for Overlay {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
-        let content = state.content(from)?.clone();
+        let content = state.content(from, || self.under(from))?.clone();
         state.files.insert(from.into(), None);
         state.files.insert(to.into(), Some(content));
         state.changes.push(Change::Moved { from: from.into(), to: to.into() });
@@ -216,7 +239,14 @@ struct Opened {
     overlay: Overlay,
     path: PathBuf,
     /// On disk, if it was there unchanged: it can be read on, should it be removed meanwhile.
-    file: Option<fs::File>,
+    file: Option<Arc<dyn File>>,
+}
+
+impl Opened {
+    /// The file on disk, where it is unchanged.
+    fn under(&self) -> io::Result<&Arc<dyn File>> {
+        self.file.as_ref().ok_or_else(missing)
+    }
 }
 
 impl File for Opened {
@@ -227,7 +257,7 @@ impl File for Opened {
             return Ok(());
         }
         let mut state = self.overlay.state();
-        let content = state.content(&self.path)?;
+        let content = state.content(&self.path, || self.under().cloned())?;
         content.len = content.len.max(offset + bytes.len() as u64);
         content.writes.push((offset, bytes.to_vec()));
         let (path, bytes) = (self.path.clone(), bytes.len());
@@ -243,14 +273,14 @@ impl File for Opened {
         if let Some(changed) = self.overlay.state().files.get(&self.path) {
             return changed.as_ref().ok_or_else(missing)?.read_at(buffer, offset);
         }
-        File::read_at(self.file.as_ref().ok_or_else(missing)?, buffer, offset)
+        self.under()?.read_at(buffer, offset)
     }
 
     fn len(&self) -> io::Result<u64> {
         if let Some(changed) = self.overlay.state().files.get(&self.path) {
             return changed.as_ref().map(|content| content.len).ok_or_else(missing);
         }
-        File::len(self.file.as_ref().ok_or_else(missing)?)
+        self.under()?.len()
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
@@ -259,7 +289,7 @@ impl File for Opened {
             return Ok(());
         }
         let mut state = self.overlay.state();
-        state.content(&self.path)?.truncate(len);
+        state.content(&self.path, || self.under().cloned())?.truncate(len);
         state.changes.push(Change::Cut { path: self.path.clone(), from, to: len });
         Ok(())
     }

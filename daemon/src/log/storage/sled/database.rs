@@ -1,0 +1,334 @@
+//! One segment's database: opened when it is needed, and again after an error.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::blocks::Blocks;
+use super::{beside, databases};
+use crate::database::{self, Fault};
+use crate::log::quarantine;
+use crate::log::storage::{FileSystem, Storage};
+
+/// Openings that came to no end before it is taken for damaged: a crash may fall into one.
+const UNFINISHED: u64 = 5;
+/// How long one that is open elsewhere is waited for: who closes it may not be done yet.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(20);
+/// In its directory, unless it was written since: the file's length.
+const LENGTH: &str = "length";
+/// To the log, what sled cannot read is a sector that the disk cannot read.
+const EIO: i32 = 5;
+
+/// Told of each database that was closed.
+static CLOSED: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
+
+/// The database of one file.
+#[derive(Debug)]
+pub(super) struct Database {
+    only_looks: bool,
+    /// Whether something was written that was not synced.
+    is_dirty: AtomicBool,
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    head: PathBuf,
+    at: At,
+    /// Whether no length is noted in the directory.
+    is_unknown: bool,
+}
+
+#[derive(Debug)]
+enum At {
+    Closed,
+    Open(Blocks),
+    /// It did not open, and was set aside.
+    Lost,
+    /// Its file was removed. Who had it open reads on.
+    Gone(Option<Blocks>),
+}
+
+/// Removes a database's directory, if it is there.
+pub(super) fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn noted(dir: &Path) -> Option<u64> {
+    let text = fs::read_to_string(dir.join(LENGTH)).ok()?;
+    let number = text.strip_suffix('\n').filter(|number| number.len() == 20)?;
+    number.parse().ok()
+}
+
+impl Database {
+    pub(super) fn new(head: &Path, only_looks: bool) -> Self {
+        let state = State { head: head.into(), at: At::Closed, is_unknown: false };
+        Self { only_looks, is_dirty: AtomicBool::new(false), state: RwLock::new(state) }
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes behind the head. Creates the database with the first write.
+    pub(super) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.change(|blocks| blocks.write(bytes, offset))
+    }
+
+    /// Cuts the file, behind its head.
+    pub(super) fn truncate(&self, len: u64) -> io::Result<()> {
+        self.change(|blocks| blocks.truncate(len))
+    }
+
+    /// Reads behind the head; answers how many bytes.
+    pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        loop {
+            let state = self.state();
+            let fault = match &state.at {
+                At::Open(blocks) | At::Gone(Some(blocks)) => match blocks.read(buffer, offset) {
+                    Ok(read) => return Ok(read),
+                    Err(fault) => fault,
+                },
+                At::Closed if beside(&state.head).is_dir() => {
+                    drop(state);
+                    self.state_mut().open(self.only_looks)?;
+                    continue;
+                }
+                At::Closed | At::Lost | At::Gone(None) => return Ok(0),
+            };
+            drop(state);
+            self.state_mut().fail(&fault);
+            return Err(match fault.is_refusal() {
+                true => fault.into(),
+                false => io::Error::from_raw_os_error(EIO),
+            });
+        }
+    }
+
+    /// Bytes of the file; 0 where all of it lies in the head.
+    pub(super) fn len(&self) -> io::Result<u64> {
+        loop {
+            let state = self.state();
+            match &state.at {
+                At::Open(blocks) | At::Gone(Some(blocks)) => return Ok(blocks.len()),
+                At::Lost | At::Gone(None) => return Ok(0),
+                At::Closed => {
+                    let dir = beside(&state.head);
+                    if !dir.is_dir() {
+                        return Ok(0);
+                    }
+                    if let Some(len) = noted(&dir) {
+                        return Ok(len);
+                    }
+                }
+            }
+            drop(state);
+            self.state_mut().open(self.only_looks)?;
+        }
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if !self.is_dirty.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let state = self.state();
+        let At::Open(blocks) = &state.at else {
+            return Err(io::Error::other("sled failed since it was written to"));
+        };
+        let Err(fault) = blocks.sync() else {
+            self.is_dirty.store(false, Ordering::Release);
+            return Ok(());
+        };
+        drop(state);
+        self.state_mut().fail(&fault);
+        Err(fault.into())
+    }
+
+    /// Leaves only the head.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        let mut state = self.state_mut();
+        if let At::Gone(_) = state.at {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        state.close();
+        remove(&beside(&state.head))?;
+        state.at = At::Closed;
+        self.is_dirty.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Its file gets another name, by `rename`.
+    pub(super) fn moves(
+        &self,
+        to: &Path,
+        rename: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut state = self.state_mut();
+        rename()?;
+        state.head = to.into();
+        Ok(())
+    }
+
+    /// Its file is about to be removed.
+    pub(super) fn goes(&self) {
+        let mut state = self.state_mut();
+        if matches!(state.at, At::Closed) && beside(&state.head).is_dir() {
+            // Who cannot read it now finds it gone.
+            let _ = state.open(self.only_looks);
+        }
+        let blocks = match std::mem::replace(&mut state.at, At::Closed) {
+            At::Open(blocks) | At::Gone(Some(blocks)) => Some(blocks),
+            _ => None,
+        };
+        state.at = At::Gone(blocks);
+    }
+
+    fn change(&self, call: impl FnOnce(&Blocks) -> Result<(), Fault>) -> io::Result<()> {
+        let state = loop {
+            let state = self.state();
+            match &state.at {
+                At::Open(_) if state.is_unknown => break state,
+                At::Open(_) | At::Closed => {}
+                At::Lost => return Err(io::Error::other("its database was set aside")),
+                At::Gone(_) => return Err(io::ErrorKind::NotFound.into()),
+            }
+            drop(state);
+            let mut state = self.state_mut();
+            state.open(self.only_looks)?;
+            state.forget_length()?;
+        };
+        let At::Open(blocks) = &state.at else { return Err(io::ErrorKind::NotFound.into()) };
+        self.is_dirty.store(true, Ordering::Release);
+        let Err(fault) = call(blocks) else { return Ok(()) };
+        drop(state);
+        self.state_mut().fail(&fault);
+        Err(fault.into())
+    }
+}
+
+impl State {
+    /// Opens it, or creates it; where it cannot be opened it is set aside.
+    fn open(&mut self, only_looks: bool) -> io::Result<()> {
+        if !matches!(self.at, At::Closed) {
+            return Ok(());
+        }
+        let dir = beside(&self.head);
+        let is_new = !dir.is_dir();
+        let begin = Instant::now();
+        let fault = loop {
+            match database::open(&dir, UNFINISHED, Blocks::open) {
+                Ok(blocks) => {
+                    self.at = At::Open(blocks);
+                    return Ok(());
+                }
+                Err(fault) if fault.is_lock() && begin.elapsed() < PATIENCE => {
+                    let (closing, closed) = &CLOSED;
+                    let closing = closing.lock().unwrap_or_else(PoisonError::into_inner);
+                    drop(closed.wait_timeout(closing, PAUSE));
+                }
+                Err(fault) => break fault,
+            }
+        };
+        if is_new {
+            // Best effort: what is left of it has nothing in it.
+            let _ = remove(&dir);
+        }
+        if is_new || fault.is_refusal() {
+            return Err(fault.into());
+        }
+        warn!(
+            dir = %dir.display(), why = %fault,
+            "a segment's database does not open: what it held is lost"
+        );
+        if !only_looks && let Err(error) = self.set_aside(&dir) {
+            warn!(dir = %dir.display(), %error, "cannot be set aside, passed over");
+        }
+        self.at = At::Lost;
+        Ok(())
+    }
+
+    /// Renames it into the quarantine, where it is the only one.
+    fn set_aside(&self, dir: &Path) -> io::Result<()> {
+        let log_dir = dir.parent().unwrap_or(dir);
+        let to = log_dir.join(quarantine::DIR);
+        FileSystem.create_dir_all(&to)?;
+        for older in databases(&to) {
+            if !older.with_extension("").exists() {
+                remove(&older)?;
+            }
+        }
+        let to = to.join(dir.file_name().unwrap_or_default());
+        remove(&to)?;
+        fs::rename(dir, &to)?;
+        warn!(to = %to.display(), "set aside");
+        FileSystem.sync_dir(log_dir)
+    }
+
+    /// The length that is noted does not hold any more, also after a power cut.
+    fn forget_length(&mut self) -> io::Result<()> {
+        if !matches!(self.at, At::Open(_)) || self.is_unknown {
+            return Ok(());
+        }
+        let dir = beside(&self.head);
+        match fs::remove_file(dir.join(LENGTH)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => {
+                other?;
+                FileSystem.sync_dir(&dir)?;
+            }
+        }
+        self.is_unknown = true;
+        Ok(())
+    }
+
+    /// After an error sled answers nothing more.
+    fn fail(&mut self, fault: &Fault) {
+        warn!(head = %self.head.display(), why = %fault, "sled failed");
+        self.close();
+    }
+
+    fn close(&mut self) {
+        match std::mem::replace(&mut self.at, At::Closed) {
+            At::Open(blocks) => blocks.close(),
+            At::Gone(blocks) => {
+                self.at = At::Gone(None);
+                if let Some(blocks) = blocks {
+                    blocks.close();
+                }
+            }
+            At::Lost => self.at = At::Lost,
+            At::Closed => {}
+        }
+        CLOSED.1.notify_all();
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let is_synced = !self.is_dirty.load(Ordering::Acquire);
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let len = match &state.at {
+            At::Open(blocks) if is_synced && state.is_unknown => Some(blocks.len()),
+            _ => None,
+        };
+        state.close();
+        if let Some(len) = len {
+            // Without it the next one who asks for the length opens the database.
+            let _ = fs::write(beside(&state.head).join(LENGTH), format!("{len:020}\n"));
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The tests of the log, over `engine = "sled"`.
+
+use std::cell::Cell;
+
+thread_local! {
+    static MEANT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the test on this thread is one of these.
+pub(super) fn is_meant() -> bool {
+    MEANT.get()
+}
+
+macro_rules! on_sled {
+    ($($test:ident)*) => {$(
+        #[test]
+        fn $test() {
+            MEANT.set(true);
+            super::$test();
+        }
+    )*};
+}
+
+on_sled! {
+    what_was_answered_is_there_after_a_reopening_under_the_same_ids
+    a_full_log_refuses_until_a_segment_is_released_and_drains_to_empty
+    a_block_as_large_as_the_newest_segment_gets_room_when_all_is_released
+    appenders_that_outrun_the_disk_are_refused_until_the_next_commit
+    a_commit_waits_for_more_until_its_delay_is_over_or_its_frame_is_full
+    a_second_process_is_refused_by_name
+    a_reader_that_was_passed_by_a_release_says_what_it_missed
+    what_a_frame_says_of_itself_is_what_its_blocks_hold
+    control_records_take_no_lsn_and_are_there_after_a_reopening_up_to_the_very_end
+    control_records_alone_fill_segments_that_stay_until_their_mark_is_released
+    a_log_full_of_events_has_a_segment_left_for_control_records
+    a_writer_that_is_gone_answers_nobody_with_a_promise_and_is_noticed
+    a_log_that_ends_before_what_somebody_has_read_goes_on_behind_that
+    a_cursor_of_another_log_reads_from_the_oldest_event
+}
