@@ -154,8 +154,7 @@ pub(crate) fn catch<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Faul
             let why = text.unwrap_or("internal error").lines().next().unwrap_or_default();
             // It unwraps what the system answers, too.
             let full = ["StorageFull", "(os error 28)"].iter().any(|sign| why.contains(sign));
-            let kind =
-                if full { io::ErrorKind::StorageFull } else { io::ErrorKind::InvalidData };
+            let kind = if full { io::ErrorKind::StorageFull } else { io::ErrorKind::InvalidData };
             Err(Fault { why: why.to_owned(), kind })
         }
     }

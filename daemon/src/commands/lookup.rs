@@ -84,14 +84,16 @@ pub(super) fn refused(error: &OpenError) -> Failure {
 pub(super) fn in_use_by(dir: &Path) -> Option<u32> {
     let inode = fs::metadata(dir.join("lock")).ok()?.ino().to_string();
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| {
-        // 1: FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, "FLOCK", _, "WRITE", pid, file, ..] = fields[..] else { return None };
-        (file.rsplit(':').next() == Some(inode.as_str())).then(|| pid.parse().ok())?
-    })
-    // Where segments lie in databases, whoever looks has it.
-    .filter(|pid| *pid != std::process::id())
+    locks
+        .lines()
+        .find_map(|line| {
+            // 1: FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, "FLOCK", _, "WRITE", pid, file, ..] = fields[..] else { return None };
+            (file.rsplit(':').next() == Some(inode.as_str())).then(|| pid.parse().ok())?
+        })
+        // Where segments lie in databases, whoever looks has it.
+        .filter(|pid| *pid != std::process::id())
 }
 
 /// A place in the log, as an operator names it.

@@ -3,7 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use tidegate_config::{self as config, Config, Gateway as GatewayConfig, LogCompression, LogEngine};
+use tidegate_config::{
+    self as config, Config, Gateway as GatewayConfig, LogCompression, LogEngine,
+};
 use tidegate_event::Lane;
 use tracing::{info, warn};
 
@@ -75,8 +77,8 @@ pub(super) fn log_and_state(config: &Config) -> Result<(Arc<Log>, State), Failur
         LogEngine::Log => Engine::Log,
         LogEngine::Sled => Engine::Sled,
     };
-    let claim = Claim::new(engine.storage(&options.dir), options)
-        .map_err(|error| log_refused(&error))?;
+    let claim =
+        Claim::new(engine.storage(&options.dir), options).map_err(|error| log_refused(&error))?;
     let state = open_state(&config.gateway)?;
     let known = state.known().map_err(|error| state_refused(&error))?;
     let (log, recovery) = claim.open(known).map_err(|error| log_refused(&error))?;
@@ -101,7 +103,9 @@ fn log_refused(error: &OpenError) -> Failure {
             Failure::EX_NOPERM
         }
         OpenError::Io { .. } => Failure::EX_CANTCREAT,
-        OpenError::Locked { .. } | OpenError::Held { .. } | OpenError::Newer { .. } => Failure::EX_UNAVAILABLE,
+        OpenError::Locked { .. } | OpenError::Held { .. } | OpenError::Newer { .. } => {
+            Failure::EX_UNAVAILABLE
+        }
     };
     Failure::new(code, error.to_string())
 }

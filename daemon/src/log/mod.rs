@@ -47,6 +47,9 @@
 //! a frame inside a payload, do not verify. So segments may be preallocated or recycled. The log ends at
 //! the first frame that does not verify with none behind it that does.
 //!
+//! Beneath lies a [`Storage`]: the machine's own file system, or ([`Engine::Sled`]) one whose segments lie in
+//! sled databases (`storage/sled.rs`). All of this is the same over both.
+//!
 //! # Writing
 //!
 //! [`Log::append`] copies a block behind those that wait. One thread takes what waits as a frame of at

@@ -262,7 +262,8 @@ impl Sled {
         if let Some(why) = self.failed.get() {
             return Err(failed(why));
         }
-        catch(|| call(&self.db)).map_err(|fault| failed(self.failed.get_or_init(|| fault.to_string())))
+        catch(|| call(&self.db))
+            .map_err(|fault| failed(self.failed.get_or_init(|| fault.to_string())))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The machine's file system, where segments lie in sled databases.
 //!
-//! The first block of a segment, with its header, is a file of the segment's name, its *head*; the rest
-//! are blocks in a sled database of the segment's own beside it, `<name>.sled/`. So names, renames and
+//! The first 4 KiB of a segment, with its header, are a file of the segment's name, its *head*; the rest
+//! are pieces in a sled database of the segment's own beside it, `<name>.sled/`. So names, renames and
 //! removals are those of the file system; a segment is given back by removing a directory, on a full disk
 //! too; and damage to a database costs one segment, of which the heads around it still say what it held.
 //! Everything else that lies in a log's directory (lock, ledger, quarantine) are plain files.
@@ -11,12 +11,12 @@
 //! (`<name>.sled/length`, removed durably before the next write), so that a log is opened without
 //! opening each. After an error sled answers nothing more, so then it is closed and opened again. One
 //! that does not open is set aside in `quarantine/`, where one is kept: the segment is as one that was
-//! cut behind its first block.
+//! cut behind its head.
 //!
 //! Segments that are plain files are read and written as such, so the engine may be changed at any time.
 
-mod blocks;
 mod database;
+mod pieces;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -31,13 +31,12 @@ use tracing::warn;
 
 use super::{File, FileSystem, Storage, fill};
 use crate::log::segment;
-use blocks::BLOCK;
 use database::Database;
 
 /// How the name of a database ends.
 const SUFFIX: &str = ".sled";
 /// Bytes of the head.
-const HEAD: u64 = BLOCK;
+const HEAD: u64 = 4096;
 
 /// The storage. Clones share what is open.
 #[derive(Debug, Clone)]
@@ -129,7 +128,8 @@ impl Storage for Databases {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let head = FileSystem::options().open(path)?;
         // One that is plain goes on as such; but for one that fits into a head, which is both.
-        let may_grow = || self.creates && is_segment(path) && File::len(&head).is_ok_and(|it| it <= HEAD);
+        let may_grow =
+            || self.creates && is_segment(path) && File::len(&head).is_ok_and(|it| it <= HEAD);
         if beside(path).is_dir() || may_grow() {
             Ok(self.handle(path, head))
         } else {
@@ -196,7 +196,8 @@ struct Handle {
 
 impl File for Handle {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let (head, rest) = bytes.split_at(HEAD.saturating_sub(offset).min(bytes.len() as u64) as usize);
+        let (head, rest) =
+            bytes.split_at(HEAD.saturating_sub(offset).min(bytes.len() as u64) as usize);
         if !head.is_empty() {
             self.is_dirty.store(true, Ordering::Release);
             self.head.write_all_at(head, offset)?;
@@ -224,7 +225,7 @@ impl File for Handle {
         if behind == 0 && (read == head.len() || self.database.len()? == 0) {
             return Ok(read);
         }
-        // A head that is shorter than its block has a hole behind it.
+        // A head that is shorter than that has a hole behind it.
         head[read..].fill(0);
         Ok(head.len() + behind)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::blocks::Blocks;
+use super::pieces::Pieces;
 use super::{beside, databases};
 use crate::database::{self, Fault};
 use crate::log::quarantine;
@@ -48,11 +48,11 @@ struct State {
 #[derive(Debug)]
 enum At {
     Closed,
-    Open(Blocks),
+    Open(Pieces),
     /// It did not open, and was set aside.
     Lost,
     /// Its file was removed. Who had it open reads on.
-    Gone(Option<Blocks>),
+    Gone(Option<Pieces>),
 }
 
 /// Removes a database's directory, if it is there.
@@ -85,12 +85,12 @@ impl Database {
 
     /// Writes behind the head. Creates the database with the first write.
     pub(super) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.change(|blocks| blocks.write(bytes, offset))
+        self.change(|pieces| pieces.write(bytes, offset))
     }
 
     /// Cuts the file, behind its head.
     pub(super) fn truncate(&self, len: u64) -> io::Result<()> {
-        self.change(|blocks| blocks.truncate(len))
+        self.change(|pieces| pieces.truncate(len))
     }
 
     /// Reads behind the head; answers how many bytes.
@@ -98,7 +98,7 @@ impl Database {
         loop {
             let state = self.state();
             let fault = match &state.at {
-                At::Open(blocks) | At::Gone(Some(blocks)) => match blocks.read(buffer, offset) {
+                At::Open(pieces) | At::Gone(Some(pieces)) => match pieces.read(buffer, offset) {
                     Ok(read) => return Ok(read),
                     Err(fault) => fault,
                 },
@@ -123,7 +123,7 @@ impl Database {
         loop {
             let state = self.state();
             match &state.at {
-                At::Open(blocks) | At::Gone(Some(blocks)) => return Ok(blocks.len()),
+                At::Open(pieces) | At::Gone(Some(pieces)) => return Ok(pieces.end()),
                 At::Lost | At::Gone(None) => return Ok(0),
                 At::Closed => {
                     let dir = beside(&state.head);
@@ -146,10 +146,10 @@ impl Database {
             return Ok(());
         }
         let state = self.state();
-        let At::Open(blocks) = &state.at else {
+        let At::Open(pieces) = &state.at else {
             return Err(io::Error::other("sled failed since it was written to"));
         };
-        let Err(fault) = blocks.sync() else {
+        let Err(fault) = pieces.sync() else {
             self.is_dirty.store(false, Ordering::Release);
             return Ok(());
         };
@@ -190,14 +190,14 @@ impl Database {
             // Who cannot read it now finds it gone.
             let _ = state.open(self.only_looks);
         }
-        let blocks = match std::mem::replace(&mut state.at, At::Closed) {
-            At::Open(blocks) | At::Gone(Some(blocks)) => Some(blocks),
+        let pieces = match std::mem::replace(&mut state.at, At::Closed) {
+            At::Open(pieces) | At::Gone(Some(pieces)) => Some(pieces),
             _ => None,
         };
-        state.at = At::Gone(blocks);
+        state.at = At::Gone(pieces);
     }
 
-    fn change(&self, call: impl FnOnce(&Blocks) -> Result<(), Fault>) -> io::Result<()> {
+    fn change(&self, call: impl FnOnce(&Pieces) -> Result<(), Fault>) -> io::Result<()> {
         let state = loop {
             let state = self.state();
             match &state.at {
@@ -211,9 +211,9 @@ impl Database {
             state.open(self.only_looks)?;
             state.forget_length()?;
         };
-        let At::Open(blocks) = &state.at else { return Err(io::ErrorKind::NotFound.into()) };
+        let At::Open(pieces) = &state.at else { return Err(io::ErrorKind::NotFound.into()) };
         self.is_dirty.store(true, Ordering::Release);
-        let Err(fault) = call(blocks) else { return Ok(()) };
+        let Err(fault) = call(pieces) else { return Ok(()) };
         drop(state);
         self.state_mut().fail(&fault);
         Err(fault.into())
@@ -230,9 +230,9 @@ impl State {
         let is_new = !dir.is_dir();
         let begin = Instant::now();
         let fault = loop {
-            match database::open(&dir, UNFINISHED, Blocks::open) {
-                Ok(blocks) => {
-                    self.at = At::Open(blocks);
+            match database::open(&dir, UNFINISHED, Pieces::open) {
+                Ok(pieces) => {
+                    self.at = At::Open(pieces);
                     return Ok(());
                 }
                 Err(fault) if fault.is_lock() && begin.elapsed() < PATIENCE => {
@@ -303,11 +303,11 @@ impl State {
 
     fn close(&mut self) {
         match std::mem::replace(&mut self.at, At::Closed) {
-            At::Open(blocks) => blocks.close(),
-            At::Gone(blocks) => {
+            At::Open(pieces) => pieces.close(),
+            At::Gone(pieces) => {
                 self.at = At::Gone(None);
-                if let Some(blocks) = blocks {
-                    blocks.close();
+                if let Some(pieces) = pieces {
+                    pieces.close();
                 }
             }
             At::Lost => self.at = At::Lost,
@@ -322,7 +322,7 @@ impl Drop for Database {
         let is_synced = !self.is_dirty.load(Ordering::Acquire);
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let len = match &state.at {
-            At::Open(blocks) if is_synced && state.is_unknown => Some(blocks.len()),
+            At::Open(pieces) if is_synced && state.is_unknown => Some(pieces.end()),
             _ => None,
         };
         state.close();

@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 
 use super::*;
 use crate::log::LOCK;
@@ -246,4 +247,22 @@ fn who_takes_the_lock_removes_databases_without_a_head() {
     fs::create_dir_all(&orphan).unwrap();
     assert!(site.databases.lock(&site.path(LOCK)).unwrap().is_none());
     assert!(orphan.exists(), "it may be of who has the lock");
+}
+
+#[test]
+fn sled_takes_up_to_four_times_the_bytes_of_a_segment_on_disk() {
+    for frame in [250, 2_500, 27_000, 1 << 20] {
+        let site = Site::new();
+        let file = site.create();
+        let bytes: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(frame).collect();
+        let mut len = 0;
+        while len < 2 << 20 {
+            file.write_at(&bytes, len).unwrap();
+            file.sync_data().unwrap();
+            len += frame as u64;
+        }
+        drop(file);
+        let taken = fs::metadata(site.database().join("db")).unwrap().blocks() * 512;
+        assert!((2 * len..4 * len).contains(&taken), "{taken} for {len} in frames of {frame}");
+    }
 }
