@@ -7,7 +7,7 @@ use tidegate_event::Filter;
 use crate::grammar;
 use crate::problem::Unfit;
 use crate::reader::{Names, Section};
-use crate::value::{ByteSize, Span, TopicFilter};
+use crate::value::{ByteSize, Choice, Span, TopicFilter};
 
 pub use http::{Compression, Http, Mode};
 
@@ -25,6 +25,8 @@ pub struct Sink {
     pub max_in_flight: usize,
     /// `retry.*`
     pub retry: Retry,
+    /// What comes first after an outage. Default `"in-order"`.
+    pub drain: Drain,
     /// `rate.*`
     pub rate: Rate,
     /// `dead-letter.*`
@@ -61,6 +63,21 @@ pub struct Retry {
     pub max: Span,
 }
 
+/// `drain`: what comes first once a sink has fallen behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Drain {
+    /// `"in-order"`: the oldest; what a source publishes arrives in order.
+    #[default]
+    InOrder,
+    /// `"live-first"`: the newest; the backlog follows, marked as historical, in an order of its own.
+    LiveFirst,
+}
+
+impl Choice for Drain {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("in-order", Self::InOrder), ("live-first", Self::LiveFirst)];
+}
+
 /// `rate.*`: what the sink may take of the uplink, so that a backlog does not flood it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rate {
@@ -68,6 +85,11 @@ pub struct Rate {
     pub max_events: Option<u64>,
     /// Bytes of request bodies a second, as they travel. 1 KiB to 1 TiB; default: no limit.
     pub max_bytes: Option<ByteSize>,
+    /// Of these, events a second of a backlog that newer events go ahead of. The same bounds; default:
+    /// what newer events leave.
+    pub backlog_events: Option<u64>,
+    /// Of these, bytes a second of such a backlog. The same bounds and default.
+    pub backlog_bytes: Option<ByteSize>,
 }
 
 /// `dead-letter.*`: where events go that the bus will never take.
@@ -105,6 +127,7 @@ impl Sink {
             batch: Batch::default(),
             max_in_flight: 4,
             retry: Retry::default(),
+            drain: Drain::default(),
             rate: Rate::default(),
             dead_letter: DeadLetter::default(),
             bus,
@@ -134,6 +157,7 @@ impl Sink {
         let batch = section.table("batch", Batch::read);
         let max_in_flight = section.bounded("max-in-flight", 4, 1..=64);
         let retry = section.table("retry", Retry::read);
+        let drain = section.get("drain").unwrap_or_default();
         let rate = section.table("rate", Rate::read);
         let dead_letter = section.table("dead-letter", |section| DeadLetter::read(section, packet));
         let default = Self::new(name?, bus?);
@@ -142,6 +166,7 @@ impl Sink {
             batch,
             max_in_flight,
             retry,
+            drain,
             rate,
             dead_letter,
             ..default
@@ -189,9 +214,13 @@ impl Retry {
 
 impl Rate {
     fn read(section: &Section<'_>) -> Self {
+        let events = 1..=1_000_000_000;
+        let bytes = ByteSize::kib(1)..=ByteSize::gib(1 << 10);
         Self {
-            max_events: section.get_bounded("max-events", 1..=1_000_000_000),
-            max_bytes: section.get_bounded("max-bytes", ByteSize::kib(1)..=ByteSize::gib(1 << 10)),
+            max_events: section.get_bounded("max-events", events.clone()),
+            max_bytes: section.get_bounded("max-bytes", bytes.clone()),
+            backlog_events: section.get_bounded("backlog-events", events),
+            backlog_bytes: section.get_bounded("backlog-bytes", bytes),
         }
     }
 }

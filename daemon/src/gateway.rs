@@ -399,6 +399,7 @@ fn start_forwarders(
         storage,
         dead_letters: gateway.data_dir.join("dlq"),
         metrics,
+        late_after: None,
     };
     let start = |sink| {
         ForwarderHandle::start(sink, &shared, readers).map_err(|error| {

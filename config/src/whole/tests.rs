@@ -8,7 +8,7 @@ use crate::sink::Http;
 const SHIPPED: &str = include_str!("../../tidegate.toml");
 
 /// The keys without a default: the file shows an example.
-const EXAMPLES: [&str; 21] = [
+const EXAMPLES: [&str; 23] = [
     "max-age",
     "daily-write-budget",
     "max-connections-per-address",
@@ -28,6 +28,8 @@ const EXAMPLES: [&str; 21] = [
     "bearer-token-file",
     "rate.max-events",
     "rate.max-bytes",
+    "rate.backlog-events",
+    "rate.backlog-bytes",
     "headers.X-Site",
     "clear",
 ];

@@ -8,6 +8,7 @@
 //! | `subject` | the MQTT topic |
 //! | `time` | when it was received; `timequality: "since-boot"` with `bootid` and `bootnanos` beside it where the clock was not set; the forwarder corrects the time of events of this boot once it is |
 //! | `datacontenttype` | as the publisher said; else `application/json` if it is, else `application/octet-stream` |
+//! | `historical` | `true` for an event of a backlog that newer ones went ahead of; else not there |
 //! | `data` | JSON as it is, text as a string, everything else as `data_base64` |
 //!
 //! What an MQTT 5 publisher sent along becomes extension attributes: a user property with a name
@@ -45,6 +46,8 @@ const CORE: [&str; 8] =
 
 /// The extension attribute that holds an event's place in the log where `id` is the publisher's own.
 pub const LOG_ID: &str = "logid";
+/// The extension attribute of an event that comes later than newer ones of its source: a boolean.
+pub const HISTORICAL: &str = "historical";
 /// The content type of a structured CloudEvent.
 pub const STRUCTURED: &str = "application/cloudevents+json";
 /// The content type of a batch.
@@ -58,6 +61,7 @@ pub struct Encoder {
     types: Vec<(Filter, String)>,
     default_type: String,
     device_level: Option<usize>,
+    historical: bool,
 }
 
 impl Encoder {
@@ -71,7 +75,14 @@ impl Encoder {
         device_level: Option<usize>,
     ) -> Self {
         let source_prefix = format!("/gateway/{}/device/", encode_segment(gateway));
-        Self { source_prefix, types, default_type, device_level }
+        Self { source_prefix, types, default_type, device_level, historical: false }
+    }
+
+    /// One that says of every event that it is of a backlog ([`HISTORICAL`]).
+    #[must_use]
+    pub fn historical(mut self) -> Self {
+        self.historical = true;
+        self
     }
 
     /// The device that published the event.
@@ -135,6 +146,9 @@ impl Encoder {
         }
         if event.retain {
             out.extend_from_slice(b",\"mqttretain\":true");
+        }
+        if self.historical {
+            write_raw_member(HISTORICAL, "true", out);
         }
         let payload = Payload::of(event.payload, None);
         write_member("datacontenttype", payload.sniffed_type(), out);

@@ -10,9 +10,9 @@ use tracing::debug;
 
 use super::batch::Batch;
 use super::dead_letter::DeadLetters;
+use super::inflight::FlightId;
 use super::metrics::SinkMetrics;
 use super::pace::Pacer;
-use super::partition::Partitions;
 use super::status::{Condition, Monitor};
 use super::trust::{MAX_SUSPECTS, Trust};
 use crate::sinks::{Failure, Fate, Message, Outcome, Sink};
@@ -60,8 +60,8 @@ struct Delivery<'b> {
 }
 
 impl Courier {
-    /// Ends when every event of the batch is done with. Answers the batch's partitions.
-    pub(super) async fn deliver(self: Arc<Self>, batch: Batch) -> Partitions {
+    /// Ends when every event of the batch is done with. Answers the batch's number.
+    pub(super) async fn deliver(self: Arc<Self>, id: FlightId, batch: Batch) -> FlightId {
         let all = 0..batch.count();
         let parts = match self.sink.takes_batches() {
             true => vec![all],
@@ -86,7 +86,7 @@ impl Courier {
                 self.decide(&mut delivery).await;
             }
         }
-        batch.partitions()
+        id
     }
 
     fn split(&self, delivery: &mut Delivery<'_>, part: Range<usize>) {

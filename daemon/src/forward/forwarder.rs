@@ -11,27 +11,25 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
+use super::behind::Behind;
 use super::deliver::Courier;
-use super::inflight::InFlight;
-use super::intake::{End, Filled, Intake};
-use super::partition::Partitions;
-use crate::log::Log;
-use crate::state::Cursors;
+use super::inflight::{FlightId, InFlight};
+use super::intake::{End, Filled};
+use super::rate::BacklogRate;
+use super::streams::{Back, Streams};
+use crate::log::{Log, Reason};
+use crate::state::{Cursors, Span};
 
 /// The cursor is saved this often, at most.
 const SAVE_EVERY: Duration = Duration::from_millis(100);
 /// At the log's end it is read this often, at most, so that a stream of small commits is taken in
 /// pieces worth a read.
 const READ_EVERY: Duration = Duration::from_millis(10);
-/// After a failed read.
-const READ_AGAIN: Duration = Duration::from_secs(1);
-/// How far, in LSNs, reading may be ahead of the cursor: what a crash repeats at most.
-const MAX_AHEAD: u64 = 1 << 20;
 /// How long the drain waits for answers.
 const GRACE: Duration = Duration::from_secs(5);
-/// How often the lag's gauges follow while events wait.
+/// How often the lag's gauges follow while events wait, and it is asked whether the sink is behind.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Forwarder {
@@ -40,26 +38,17 @@ pub(super) struct Forwarder {
     pub(super) courier: Arc<Courier>,
     pub(super) cursors: Cursors,
     pub(super) in_flight: InFlight,
-    /// Bytes of batches in memory beyond which it does not read on.
-    pub(super) budget: usize,
-    pub(super) read_every: Duration,
+    pub(super) behind: Behind,
+    pub(super) backlog_rate: BacklogRate,
     pub(super) drain: CancellationToken,
 }
 
-/// Where reading stands.
-struct Reading {
-    /// Away while a read is under way.
-    intake: Option<Box<Intake>>,
-    task: Option<JoinHandle<(Box<Intake>, Filled)>>,
-    /// Everything is read; a commit makes a read due.
-    at_tail: bool,
-    /// No read before this.
-    at: Instant,
-}
+/// The read that is under way.
+type Reading = Option<JoinHandle<(Back, Filled)>>;
 
 /// Writes the cursor to the state, beside the runtime.
 struct Saving {
-    saved: Lsn,
+    saved: Vec<Span>,
     /// Not before this.
     at: Instant,
     task: Option<JoinHandle<()>>,
@@ -73,52 +62,62 @@ impl Forwarder {
 
     /// Runs until the drain, and then until what is on disk is delivered, for [`GRACE`] at most and
     /// only while the bus takes it.
-    pub(super) async fn run(mut self, intake: Intake) {
+    pub(super) async fn run(mut self, mut streams: Streams) {
         let start = Instant::now();
-        let mut reading =
-            Reading { intake: Some(Box::new(intake)), task: None, at_tail: false, at: start };
-        let mut saving = Saving { saved: self.cursor(), at: start, task: None };
+        let mut reading: Reading = None;
+        let mut saving = Saving { saved: streams.spans(), at: start, task: None };
         let mut sends = Sends::default();
         let mut gauges_at = start;
         let mut grace: Option<Instant> = None;
         loop {
             let now = Instant::now();
+            let committed = self.log.committed();
             // With the disk under way, only what it answers is a step.
-            if reading.task.is_none() && saving.task.is_none() {
+            if reading.is_none() && saving.task.is_none() {
                 self.courier.monitor.step();
             }
-            self.advance(&mut reading, now, grace.is_some());
-            while let Some(batch) = self.in_flight.next() {
-                sends.push(Arc::clone(&self.courier).deliver(batch));
+            self.behind.note(now, committed);
+            let held_back = self.courier.pacer.is_held_back();
+            if streams.arrange(&mut self.in_flight, &self.behind, held_back, committed, now) {
+                let (sink, from) = (self.courier.monitor.name(), streams.cursor());
+                info!(sink, from, newest = committed, "is behind: {}", streams.order());
             }
-            self.note(&reading);
-            saving.begin(&self, now);
-            if now >= gauges_at || self.in_flight.is_empty() {
-                self.note_lag();
+            streams.close(&mut self.in_flight, committed, now, grace.is_some());
+            if reading.is_none() {
+                reading = streams
+                    .turn(&self.in_flight, committed, now)
+                    .map(|turn| tokio::task::spawn_blocking(move || turn.read(now)));
+            }
+            let pause = self.depart(&mut sends, now);
+            self.note(&mut streams, committed, now >= gauges_at);
+            if now >= gauges_at {
                 gauges_at = now + GAUGES_EVERY;
             }
+            saving.begin(&self, &streams, now);
             if let Some(end) = grace
-                && (now >= end || self.courier.pacer.is_held_back() || self.is_done(&reading))
+                && (now >= end || held_back || self.is_done(&streams, committed))
             {
                 break;
             }
 
-            let lagging = self.cursor() <= self.log.committed();
+            let lagging = streams.cursor() <= committed;
             let wake = [
                 grace,
-                reading.wake(now, self.in_flight.partitions()),
-                saving.wake(self.cursor()),
+                pause,
+                streams.wake(&self.in_flight, committed, now),
+                saving.wake(&streams),
                 lagging.then_some(gauges_at),
             ];
             let wake = wake.into_iter().flatten().min();
+            let at_tail = streams.is_at_tail(committed);
             tokio::select! {
-                partitions = sends.next() => self.in_flight.done(partitions),
-                filled = reading.changed(&mut self.committed) => {
+                id = sends.next() => self.in_flight.done(id),
+                (back, mut filled) = finished(&mut reading) => {
                     self.courier.monitor.step();
-                    if let Some(filled) = filled {
-                        self.take(filled, &mut reading);
-                    }
+                    streams.back(back, &mut filled, &mut self.in_flight);
+                    self.tell(filled);
                 }
+                () = changed(&mut self.committed), if at_tail => {}
                 () = saving.finished() => self.courier.monitor.step(),
                 () = self.drain.cancelled(), if grace.is_none() => {
                     grace = Some(Instant::now() + GRACE);
@@ -128,145 +127,111 @@ impl Forwarder {
         }
         // Batches that are not answered go again after the next start, under the same ids.
         drop(sends);
-        saving.end(&self).await;
+        saving.end(&self, &streams).await;
         self.courier.dead_letters.close().await;
     }
 
-    fn cursor(&self) -> Lsn {
-        self.courier.monitor.cursor()
+    /// Sends what may go. Answers when something of a backlog may go that waits for its rate only.
+    fn depart(&mut self, sends: &mut Sends, now: Instant) -> Option<Instant> {
+        loop {
+            let ready = self.backlog_rate.ready(now);
+            let Some(departure) = self.in_flight.next(ready <= now) else {
+                return (ready > now && self.in_flight.has_history()).then_some(ready);
+            };
+            let (id, batch) = (departure.id, departure.batch);
+            if departure.is_historical {
+                self.backlog_rate.take(batch.count(), batch.len());
+            }
+            sends.push(Arc::clone(&self.courier).deliver(id, batch));
+        }
     }
 
-    /// Closes the batches that are to leave, and reads on if there is room.
-    fn advance(&mut self, reading: &mut Reading, now: Instant, hurry: bool) {
-        let Some(mut intake) = reading.intake.take() else {
-            return;
-        };
-        let room = self.budget.saturating_sub(self.in_flight.bytes() + intake.opens.bytes());
-        let ahead = intake.next().saturating_sub(self.cursor()) >= MAX_AHEAD;
-        let stuck = !reading.at_tail && (room == 0 || ahead);
-        // Where nothing more is read, waiting fills no batch.
-        let hurry = stuck || (hurry && reading.at_tail);
-        for batch in intake.opens.due(now, self.in_flight.partitions(), hurry) {
-            self.in_flight.push(batch);
-        }
-        if reading.at_tail || stuck || now < reading.at {
-            reading.intake = Some(intake);
-            return;
-        }
-        // What is committed from here on makes another read due.
-        self.committed.mark_unchanged();
-        reading.task = Some(tokio::task::spawn_blocking(move || {
-            let filled = intake.fill(room, now);
-            (intake, filled)
-        }));
-    }
-
-    /// Takes over what a read brought.
-    fn take(&mut self, filled: Filled, reading: &mut Reading) {
+    /// Counts what a read brought beside batches.
+    fn tell(&self, filled: Filled) {
         let metrics = &self.courier.metrics;
         let sink = self.courier.monitor.name();
-        for batch in filled.closed {
-            self.in_flight.push(batch);
-        }
         metrics.filtered.inc_by(filled.filtered);
-        for lsns in filled.lost {
-            let (first, last) = (*lsns.start(), *lsns.end());
-            metrics.lost.inc_by(last.saturating_sub(first).saturating_add(1));
-            warn!(sink, first, last, "events are no longer in the log and will not be delivered");
+        let (mut lost, mut first, mut last) = (0, Lsn::MAX, 0);
+        for loss in &filled.lost {
+            if loss.reason == Reason::Expired {
+                metrics.expired.inc_by(loss.count);
+                continue;
+            }
+            metrics.lost.inc_by(loss.count);
+            lost += loss.count;
+            (first, last) = (first.min(*loss.lsns.start()), last.max(*loss.lsns.end()));
         }
-        match filled.end {
-            End::More | End::Full => {}
-            End::Tail => {
-                reading.at_tail = true;
-                reading.at = Instant::now() + self.read_every;
-            }
-            End::Failed(error) => {
-                error!(sink, "cannot read the log: {error}; trying again every second");
-                reading.at = Instant::now() + READ_AGAIN;
-            }
+        if lost > 0 {
+            warn!(
+                sink,
+                first, last, lost, "events are no longer in the log and will not be delivered"
+            );
+        }
+        if let End::Failed(error) = filled.end {
+            error!(sink, "cannot read the log: {error}; trying again every second");
         }
     }
 
-    /// Moves the cursor. While a read is under way nobody knows what it leaves open.
-    fn note(&self, reading: &Reading) {
+    /// Moves the cursor, and the gauges with it, if it is time or there is nothing to do.
+    fn note(&self, streams: &mut Streams, committed: Lsn, gauges: bool) {
         let Courier { monitor, metrics, .. } = &*self.courier;
+        streams.note(&self.in_flight, committed);
+        monitor.moved(streams.iter().map(|stream| stream.standing(committed)).collect());
         metrics.in_flight.set(to_gauge(self.in_flight.flying()));
-        let Some(intake) = &reading.intake else {
-            return;
-        };
-        let first = [self.in_flight.first(), intake.opens.first()];
-        let cursor = first.into_iter().flatten().min().unwrap_or(intake.next());
-        let oldest = [self.in_flight.received(), intake.opens.received()];
-        let unread = (intake.next() <= self.log.committed()).then(|| intake.received());
-        monitor.moved(cursor, oldest.into_iter().flatten().chain(unread).min());
-        metrics.held.set(to_gauge(self.in_flight.bytes() + intake.opens.bytes()));
+        metrics.held.set(to_gauge(self.in_flight.bytes() + streams.bytes()));
+        if gauges || self.in_flight.is_empty() {
+            metrics.lag(&monitor.status(committed));
+        }
     }
 
-    fn note_lag(&self) {
-        let status = self.courier.monitor.status(self.log.committed());
-        let metrics = &self.courier.metrics;
-        metrics.lag.set(i64::try_from(status.lag_events).unwrap_or(i64::MAX));
-        metrics.oldest.set(i64::try_from(status.lag_seconds).unwrap_or(i64::MAX));
-    }
-
-    /// Whether everything committed is read and done with.
-    fn is_done(&self, reading: &Reading) -> bool {
-        reading.at_tail && self.cursor() > self.log.committed()
+    /// Whether everything committed is read and done with, but for what is sent slowly on purpose.
+    fn is_done(&self, streams: &Streams, committed: Lsn) -> bool {
+        streams.are_done(committed, !self.backlog_rate.is_limited())
     }
 }
 
-impl Reading {
-    /// When there is something to do, if nothing else happens.
-    fn wake(&self, now: Instant, busy: Partitions) -> Option<Instant> {
-        let intake = self.intake.as_ref()?;
-        // A read that is due and not begun has no room; an answer makes some.
-        let read = (!self.at_tail && self.at > now).then_some(self.at);
-        intake.opens.deadline(busy).into_iter().chain(read).min()
-    }
+/// Waits for the read that is under way; for ever, if there is none.
+async fn finished(reading: &mut Reading) -> (Back, Filled) {
+    let Some(task) = reading else { return std::future::pending().await };
+    let done = match task.await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is being shut down.
+        Err(_) => std::future::pending().await,
+    };
+    *reading = None;
+    done
+}
 
-    /// Waits for the read that is under way; without one, at the log's end, for a commit.
-    async fn changed(&mut self, committed: &mut watch::Receiver<Lsn>) -> Option<Filled> {
-        if let Some(task) = &mut self.task {
-            let (intake, filled) = match task.await {
-                Ok(done) => done,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                // The runtime is being shut down.
-                Err(_) => std::future::pending().await,
-            };
-            self.task = None;
-            self.intake = Some(intake);
-            return Some(filled);
-        }
-        // An error says that the log is closed: there will be no more.
-        if !self.at_tail || committed.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        self.at_tail = false;
-        None
+/// Waits for a commit.
+async fn changed(committed: &mut watch::Receiver<Lsn>) {
+    // An error says that the log is closed: there will be no more.
+    if committed.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
 impl Saving {
     /// Saves the cursor if it is time to.
-    fn begin(&mut self, forwarder: &Forwarder, now: Instant) {
-        let cursor = forwarder.cursor();
-        if self.task.is_some() || cursor == self.saved || now < self.at {
+    fn begin(&mut self, forwarder: &Forwarder, streams: &Streams, now: Instant) {
+        if self.task.is_some() || now < self.at || streams.are_at(&self.saved) {
             return;
         }
-        self.saved = cursor;
+        let spans = streams.spans();
+        self.saved.clone_from(&spans);
         self.at = now + SAVE_EVERY;
         let cursors = forwarder.cursors.clone();
         let monitor = Arc::clone(&forwarder.courier.monitor);
         self.task = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = cursors.set(monitor.name(), cursor) {
+            if let Err(error) = cursors.set_spans(monitor.name(), spans) {
                 let sink = monitor.name();
                 warn!(sink, "cannot save the cursor: {error}; a restart sends events again");
             }
         }));
     }
 
-    fn wake(&self, cursor: Lsn) -> Option<Instant> {
-        (self.task.is_none() && cursor != self.saved).then_some(self.at)
+    fn wake(&self, streams: &Streams) -> Option<Instant> {
+        (self.task.is_none() && !streams.are_at(&self.saved)).then_some(self.at)
     }
 
     /// Waits for the write that is under way; for ever, if there is none.
@@ -280,11 +245,11 @@ impl Saving {
     }
 
     /// Saves the cursor for good.
-    async fn end(&mut self, forwarder: &Forwarder) {
+    async fn end(&mut self, forwarder: &Forwarder, streams: &Streams) {
         if self.task.is_some() {
             self.finished().await;
         }
-        self.begin(forwarder, self.at);
+        self.begin(forwarder, streams, self.at);
         if self.task.is_some() {
             self.finished().await;
         }
@@ -294,15 +259,15 @@ impl Saving {
 /// The deliveries under way. They are polled in the forwarder's own task: what is heavy about them
 /// happens elsewhere.
 #[derive(Default)]
-struct Sends(Vec<Pin<Box<dyn Future<Output = Partitions> + Send>>>);
+struct Sends(Vec<Pin<Box<dyn Future<Output = FlightId> + Send>>>);
 
 impl Sends {
-    fn push(&mut self, send: impl Future<Output = Partitions> + Send + 'static) {
+    fn push(&mut self, send: impl Future<Output = FlightId> + Send + 'static) {
         self.0.push(Box::pin(send));
     }
 
     /// The next one that ends; never, if there is none.
-    async fn next(&mut self) -> Partitions {
+    async fn next(&mut self) -> FlightId {
         poll_fn(|context| {
             for index in 0..self.0.len() {
                 if let Poll::Ready(partitions) = self.0[index].as_mut().poll(context) {

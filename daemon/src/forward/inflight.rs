@@ -1,8 +1,9 @@
 //! What is closed and not yet answered, in which order it goes, and where that puts the cursor.
 //!
-//! Batches go in the order in which they were closed, except that one whose partitions are all free
-//! passes those that wait for a partition. So a source's events go in order, one batch after the
-//! other, while batches of other sources are in flight beside it.
+//! Batches of a stream go in the order in which they were closed, except that one whose partitions are
+//! all free passes those that wait for a partition. So a source's events go in order, one batch after the
+//! other, while batches of other sources are in flight beside it. Batches of a stream that ranks before
+//! another's go first; they do not wait for each other's partitions.
 
 use std::collections::VecDeque;
 
@@ -11,83 +12,205 @@ use tidegate_event::Lsn;
 use super::batch::Batch;
 use super::partition::Partitions;
 
+/// The number of a stream, below 64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct StreamId(pub(super) u8);
+
+/// A set of streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Streams(u64);
+
+/// The number of a batch in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FlightId(u64);
+
+/// Which batches go before which: lower ones first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Rank {
+    /// Of a backlog that newer events go ahead of.
+    pub(super) is_historical: bool,
+    /// 9, less the priority.
+    pub(super) behind: u8,
+}
+
+/// A batch that may go now.
+#[derive(Debug)]
+pub(super) struct Departure {
+    pub(super) id: FlightId,
+    pub(super) batch: Batch,
+    pub(super) is_historical: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct InFlight {
     max: usize,
-    waiting: VecDeque<Batch>,
+    /// In the order of their ranks.
+    waiting: VecDeque<Waiting>,
     flying: Vec<Flight>,
+    flights: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    batch: Batch,
+    stream: StreamId,
+    rank: Rank,
 }
 
 /// What is remembered of a batch that was sent.
 #[derive(Debug, Clone, Copy)]
 struct Flight {
+    id: FlightId,
+    /// The stream that it is of, and those that it was divided into since.
+    streams: Streams,
+    is_historical: bool,
     partitions: Partitions,
     first: Lsn,
     received: i64,
     bytes: usize,
 }
 
+/// The partitions that are taken, by stream.
+struct Taken([Partitions; 64]);
+
+impl Streams {
+    fn one(stream: StreamId) -> Self {
+        Self(1 << stream.0)
+    }
+
+    fn contains(self, stream: StreamId) -> bool {
+        self.0 & Self::one(stream).0 != 0
+    }
+}
+
+impl Taken {
+    fn of(flying: &[Flight]) -> Self {
+        let mut taken = Self([Partitions::default(); 64]);
+        for flight in flying {
+            let mut left = flight.streams.0;
+            while left != 0 {
+                taken.take(StreamId(left.trailing_zeros() as u8), flight.partitions);
+                left &= left - 1;
+            }
+        }
+        taken
+    }
+
+    /// Answers whether they were free.
+    fn take(&mut self, stream: StreamId, partitions: Partitions) -> bool {
+        let taken = &mut self.0[usize::from(stream.0 & 63)];
+        let free = !partitions.meets(*taken);
+        *taken = taken.with(partitions);
+        free
+    }
+}
+
 impl InFlight {
     /// At most `max` batches fly at once.
     pub(super) fn new(max: usize) -> Self {
-        Self { max, waiting: VecDeque::new(), flying: Vec::new() }
+        Self { max, waiting: VecDeque::new(), flying: Vec::new(), flights: 0 }
     }
 
     /// Lets a closed batch wait for its turn.
-    pub(super) fn push(&mut self, batch: Batch) {
-        self.waiting.push_back(batch);
+    pub(super) fn push(&mut self, batch: Batch, stream: StreamId, rank: Rank) {
+        let at = self.waiting.partition_point(|other| other.rank <= rank);
+        self.waiting.insert(at, Waiting { batch, stream, rank });
     }
 
-    /// The next batch to send, if one may go now.
-    pub(super) fn next(&mut self) -> Option<Batch> {
+    /// The next batch to send, if one may go now; one of a backlog only if `history` may.
+    pub(super) fn next(&mut self, history: bool) -> Option<Departure> {
         if self.flying.len() >= self.max {
             return None;
         }
-        let mut taken = self.flying_partitions();
-        let index = self.waiting.iter().position(|batch| {
-            let free = !batch.partitions().meets(taken);
-            taken = taken.with(batch.partitions());
-            free
+        // One place stays free for the newest events, so that they go at once.
+        let places = self.max.saturating_sub(1).max(1);
+        let historical = self.flying.iter().filter(|flight| flight.is_historical).count();
+        let history = history && historical < places;
+        let mut taken = Taken::of(&self.flying);
+        let index = self.waiting.iter().position(|waiting| {
+            let free = taken.take(waiting.stream, waiting.batch.partitions());
+            free && (history || !waiting.rank.is_historical)
         })?;
-        let batch = self.waiting.remove(index)?;
+        let Waiting { batch, stream, rank } = self.waiting.remove(index)?;
+        self.flights += 1;
+        let id = FlightId(self.flights);
+        let is_historical = rank.is_historical;
         self.flying.push(Flight {
+            id,
+            streams: Streams::one(stream),
+            is_historical,
             partitions: batch.partitions(),
             first: batch.first(),
             received: batch.received(),
             bytes: batch.len(),
         });
-        Some(batch)
+        Some(Departure { id, batch, is_historical })
     }
 
-    /// The batch that had these partitions is done with: delivered, or in the dead-letter queue.
-    pub(super) fn done(&mut self, partitions: Partitions) {
-        self.flying.retain(|flight| flight.partitions != partitions);
+    /// This batch is done with: delivered, or in the dead-letter queue.
+    pub(super) fn done(&mut self, id: FlightId) {
+        self.flying.retain(|flight| flight.id != id);
     }
 
-    /// The partitions of which a batch flies or waits.
-    pub(super) fn partitions(&self) -> Partitions {
-        self.waiting.iter().map(Batch::partitions).fold(self.flying_partitions(), Partitions::with)
+    /// Takes back what waits of a stream.
+    pub(super) fn withdraw(&mut self, stream: StreamId) -> Vec<Batch> {
+        let all = std::mem::take(&mut self.waiting);
+        let (theirs, others): (VecDeque<_>, _) =
+            all.into_iter().partition(|waiting| waiting.stream == stream);
+        self.waiting = others;
+        theirs.into_iter().map(|waiting| waiting.batch).collect()
     }
 
-    fn flying_partitions(&self) -> Partitions {
-        self.flying.iter().map(|f| f.partitions).fold(Partitions::default(), Partitions::with)
+    /// Of what flies of `stream`, some events may be of `part`, too: it holds up both.
+    pub(super) fn divide(&mut self, stream: StreamId, part: StreamId) {
+        for flight in self.flying.iter_mut().filter(|flight| flight.streams.contains(stream)) {
+            flight.streams.0 |= Streams::one(part).0;
+        }
     }
 
-    /// The lowest LSN that is not done with; everything below it that was closed is.
-    pub(super) fn first(&self) -> Option<Lsn> {
-        let waiting = self.waiting.iter().map(Batch::first);
-        self.flying.iter().map(|flight| flight.first).chain(waiting).min()
+    /// All that is of `part` is of `stream` from now on, which has this rank.
+    pub(super) fn unite(&mut self, part: StreamId, stream: StreamId, rank: Rank) {
+        self.divide(part, stream);
+        for flight in &mut self.flying {
+            flight.streams.0 &= !Streams::one(part).0;
+        }
+        for waiting in self.waiting.iter_mut().filter(|waiting| waiting.stream == part) {
+            (waiting.stream, waiting.rank) = (stream, rank);
+        }
+        self.waiting.make_contiguous().sort_by_key(|waiting| waiting.rank);
     }
 
-    /// When the oldest event was received that is not done with, in microseconds since 1970.
-    pub(super) fn received(&self) -> Option<i64> {
-        let waiting = self.waiting.iter().map(Batch::received);
-        self.flying.iter().map(|flight| flight.received).chain(waiting).min()
+    /// The partitions of which a batch of the stream flies or waits.
+    pub(super) fn partitions(&self, stream: StreamId) -> Partitions {
+        let flying = self.flying_of(stream).map(|flight| flight.partitions);
+        let waiting = self.waiting_of(stream).map(Batch::partitions);
+        flying.chain(waiting).fold(Partitions::default(), Partitions::with)
+    }
+
+    /// The stream's lowest LSN that is not done with; everything below it that was closed is.
+    pub(super) fn first(&self, stream: StreamId) -> Option<Lsn> {
+        let waiting = self.waiting_of(stream).map(Batch::first);
+        self.flying_of(stream).map(|flight| flight.first).chain(waiting).min()
+    }
+
+    /// When the stream's oldest event was received that is not done with, in microseconds since 1970.
+    pub(super) fn received(&self, stream: StreamId) -> Option<i64> {
+        let waiting = self.waiting_of(stream).map(Batch::received);
+        self.flying_of(stream).map(|flight| flight.received).chain(waiting).min()
+    }
+
+    fn flying_of(&self, stream: StreamId) -> impl Iterator<Item = &Flight> {
+        self.flying.iter().filter(move |flight| flight.streams.contains(stream))
+    }
+
+    fn waiting_of(&self, stream: StreamId) -> impl Iterator<Item = &Batch> {
+        let theirs = self.waiting.iter().filter(move |waiting| waiting.stream == stream);
+        theirs.map(|waiting| &waiting.batch)
     }
 
     /// Bytes of bodies held.
     pub(super) fn bytes(&self) -> usize {
-        let waiting: usize = self.waiting.iter().map(Batch::len).sum();
+        let waiting: usize = self.waiting.iter().map(|waiting| waiting.batch.len()).sum();
         waiting + self.flying.iter().map(|flight| flight.bytes).sum::<usize>()
     }
 
@@ -100,101 +223,12 @@ impl InFlight {
     pub(super) fn is_empty(&self) -> bool {
         self.flying.is_empty() && self.waiting.is_empty()
     }
+
+    /// Whether something of a backlog waits.
+    pub(super) fn has_history(&self) -> bool {
+        self.waiting.back().is_some_and(|waiting| waiting.rank.is_historical)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-    use tokio::time::Instant;
-
-    use super::super::batch::{Limits, OpenBatch};
-    use super::*;
-
-    const LIMITS: Limits = Limits { events: 100, bytes: 1000, array: true };
-
-    fn batch(partitions: Partitions, lsns: &[Lsn]) -> Batch {
-        let mut batch = OpenBatch::new(partitions, Instant::now(), 0, LIMITS);
-        for lsn in lsns {
-            batch.push(*lsn, *lsn as i64, LIMITS, |out| out.push(b'1'));
-        }
-        batch.close()
-    }
-
-    #[test]
-    fn a_batch_passes_those_that_wait_for_a_partition_and_not_its_own() {
-        let mut in_flight = InFlight::new(3);
-        let (a, b, c) = (Partitions::one(0), Partitions::one(1), Partitions::one(2));
-        for (partitions, lsn) in [(a, 1), (a.with(b), 2), (b, 3), (c, 4)] {
-            in_flight.push(batch(partitions, &[lsn]));
-        }
-        assert_eq!(in_flight.next().unwrap().first(), 1);
-        assert_eq!(in_flight.next().unwrap().first(), 4, "2 and 3 wait for 1");
-        assert!(in_flight.next().is_none());
-        in_flight.done(a);
-        assert_eq!(in_flight.first(), Some(2));
-        assert_eq!(in_flight.next().unwrap().first(), 2);
-        assert!(in_flight.next().is_none());
-        in_flight.done(c);
-        in_flight.done(a.with(b));
-        assert_eq!(in_flight.next().unwrap().first(), 3);
-        in_flight.done(b);
-        assert!(in_flight.is_empty() && in_flight.first().is_none() && in_flight.bytes() == 0);
-    }
-
-    proptest! {
-        /// Events of random partitions, in batches of random size, answered in random order.
-        #[test]
-        fn each_source_stays_in_order_and_the_cursor_passes_nothing_unanswered(
-            sources in prop::collection::vec(0..6_usize, 1..200),
-            max in 1..8_usize, size in 1..8_usize,
-            choices in prop::collection::vec(any::<prop::sample::Index>(), 400),
-        ) {
-            let mut in_flight = InFlight::new(max);
-            let mut open: Vec<Vec<Lsn>> = vec![Vec::new(); 6];
-            let mut unanswered = BTreeSet::new();
-            for (index, source) in sources.iter().enumerate() {
-                let lsn = index as Lsn + 1;
-                unanswered.insert(lsn);
-                open[*source].push(lsn);
-                if open[*source].len() == size {
-                    let lsns = std::mem::take(&mut open[*source]);
-                    in_flight.push(batch(Partitions::one(*source), &lsns));
-                }
-            }
-            for (source, lsns) in open.into_iter().enumerate().filter(|(_, l)| !l.is_empty()) {
-                in_flight.push(batch(Partitions::one(source), &lsns));
-            }
-
-            let mut flying: Vec<Batch> = Vec::new();
-            let mut last_sent = [0; 6];
-            let mut choices = choices.iter().cycle();
-            let mut cursor = 1;
-            loop {
-                while let Some(batch) = in_flight.next() {
-                    prop_assert!(flying.iter().all(|b| !b.partitions().meets(batch.partitions())));
-                    let source = sources[batch.first() as usize - 1];
-                    for index in 0..batch.count() {
-                        prop_assert!(batch.lsn(index) > last_sent[source]);
-                        last_sent[source] = batch.lsn(index);
-                    }
-                    flying.push(batch);
-                }
-                prop_assert!(flying.len() <= max);
-                prop_assert_eq!(in_flight.flying(), flying.len());
-                prop_assert_eq!(in_flight.first(), unanswered.first().copied());
-                let now = in_flight.first().unwrap_or(sources.len() as Lsn + 1);
-                prop_assert!(now >= cursor);
-                cursor = now;
-                if flying.is_empty() {
-                    break;
-                }
-                let answered = flying.swap_remove(choices.next().unwrap().index(flying.len()));
-                (0..answered.count()).for_each(|i| { unanswered.remove(&answered.lsn(i)); });
-                in_flight.done(answered.partitions());
-            }
-            prop_assert!(unanswered.is_empty() && in_flight.is_empty());
-        }
-    }
-}
+mod tests;

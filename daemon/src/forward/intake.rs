@@ -3,38 +3,72 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_event::cloudevents::Encoder;
-use tidegate_event::{Filter, Lsn};
+use tidegate_event::record::{self, Item};
+use tidegate_event::{EventRef, Filter, Lane, Lsn};
 use tokio::time::Instant;
 
-use super::batch::Batch;
+use super::batch::{Batch, Limits};
 use super::opens::OpenBatches;
 use super::partition::Partitioner;
-use crate::clock::Clock;
-use crate::log::{Chunk, Read, ReadError, Reader, Reason};
+use super::rules::Rules;
+use crate::clock::{self, Clock};
+use crate::log::{Chunk, Frame, Log, Read, ReadError, Reader, Reason};
 use crate::sinks::Sink;
+use crate::state::{LaneSet, Span};
 
 /// Bytes of the log in memory.
 const CHUNK: usize = 256 * 1024;
 
+/// What all intakes of a sink have in common.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) log: Arc<Log>,
+    pub(super) encoder: Arc<Encoder>,
+    /// The same, for a backlog that newer events go ahead of.
+    pub(super) historical: Arc<Encoder>,
+    pub(super) sink: Arc<Sink>,
+    pub(super) filters: Vec<Filter>,
+    pub(super) rules: Rules,
+    pub(super) limits: Limits,
+    /// The same, for such a backlog.
+    pub(super) backlog_limits: Limits,
+    pub(super) max_age: Duration,
+    pub(super) partitions: usize,
+    /// An event that was received while the clock was not set is sent with the right time, once it is.
+    pub(super) clock: Clock,
+}
+
+/// Reads one range of the log for some lanes.
 #[derive(Debug)]
 pub(super) struct Intake {
+    source: Arc<Source>,
     reader: Reader,
     chunk: Chunk,
     /// Whether the chunk holds events that were not looked at.
     unfinished: bool,
+    span: Span,
+    again: Again,
     /// The next LSN to look at.
     next: Lsn,
     /// When the last event that was looked at was received, in microseconds since 1970.
     received: i64,
-    /// An event that was received while the clock was not set is sent with the right time, once it is.
-    clock: Clock,
-    encoder: Arc<Encoder>,
-    sink: Arc<Sink>,
-    filters: Vec<Filter>,
     partitioner: Partitioner,
     pub(super) opens: OpenBatches,
+}
+
+/// What is to be read a second time, of what was read before: batches that were given back. The rest of it
+/// is on its way, or done with.
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    /// From here
+    pub(super) from: Lsn,
+    /// to before this, only
+    pub(super) until: Lsn,
+    /// these, in order.
+    pub(super) lsns: Arc<[Lsn]>,
 }
 
 /// What one call of [`Intake::fill`] brought.
@@ -44,15 +78,27 @@ pub(super) struct Filled {
     pub(super) closed: Vec<Batch>,
     /// Events that the sink does not want.
     pub(super) filtered: u64,
-    /// LSNs that cannot be read. They stand in the log's ledger.
-    pub(super) lost: Vec<RangeInclusive<Lsn>>,
+    /// What cannot be sent, one a lane and reason. It stands in the log's ledger.
+    pub(super) lost: Vec<Lost>,
     pub(super) end: End,
+}
+
+/// Events of one chunk that cannot be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) reason: Reason,
+    /// `None`: nobody knows.
+    lane: Option<Lane>,
+    /// Between which LSNs.
+    pub(super) lsns: RangeInclusive<Lsn>,
+    /// How many.
+    pub(super) count: u64,
 }
 
 /// Why it ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// A chunk is done; call again.
+    /// A chunk is done, or the range; call again.
     More,
     /// There is nothing newer yet.
     Tail,
@@ -62,33 +108,46 @@ pub(super) enum End {
     Failed(ReadError),
 }
 
-impl Intake {
-    pub(super) fn new(
-        reader: Reader,
-        next: Lsn,
-        encoder: Arc<Encoder>,
-        sink: Arc<Sink>,
-        config: &tidegate_config::Sink,
-        opens: OpenBatches,
-    ) -> Self {
-        Self {
-            reader,
+impl Source {
+    /// Reads `span`.
+    pub(super) fn intake(self: &Arc<Self>, span: Span, again: Again) -> Intake {
+        let limits = if span.to.is_some() { self.backlog_limits } else { self.limits };
+        Intake {
+            source: Arc::clone(self),
+            reader: self.log.reader(span.from),
             chunk: Chunk::default(),
             unfinished: false,
-            next,
+            span,
+            again,
+            next: span.from,
             received: i64::MAX,
-            clock: Clock::new(),
-            encoder,
-            sink,
-            filters: config.topics.iter().map(|topic| topic.0.clone()).collect(),
-            partitioner: Partitioner::new(config.max_in_flight),
-            opens,
+            partitioner: Partitioner::new(self.partitions),
+            opens: OpenBatches::new(limits, self.max_age, self.partitions),
         }
     }
+}
 
+impl Again {
+    /// The same once more.
+    pub(super) fn share(&self) -> Self {
+        Self { lsns: Arc::clone(&self.lsns), ..*self }
+    }
+}
+
+impl Intake {
     /// The next LSN to look at.
     pub(super) fn next(&self) -> Lsn {
         self.next
+    }
+
+    /// What it reads, from the beginning.
+    pub(super) fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Whether the whole range was looked at.
+    pub(super) fn is_finished(&self) -> bool {
+        self.span.to.is_some_and(|to| self.next >= to)
     }
 
     /// When the last event that was looked at was received, in microseconds since 1970.
@@ -96,11 +155,40 @@ impl Intake {
         self.received
     }
 
+    /// From here on it reads these lanes too.
+    pub(super) fn take_over(&mut self, lanes: LaneSet) {
+        self.span.lanes = self.span.lanes.union(lanes);
+    }
+
+    /// Reads what `next` would, which is at nothing yet, behind its own range, and nothing between.
+    /// Answers where that ends.
+    pub(super) fn extend(&mut self, next: &Self) -> Option<Lsn> {
+        let (end, to) = (self.span.to?, next.span.to?);
+        // There is one range with gaps, not two.
+        if end > next.next || self.again.until > self.next || next.again.from > next.next {
+            return None;
+        }
+        let until = next.again.until.max(next.next);
+        self.again = Again { from: end, until, lsns: Arc::clone(&next.again.lsns) };
+        self.span.to = Some(to);
+        Some(to)
+    }
+
+    /// What of the range, beside `given_back`, is still to be read again.
+    pub(super) fn again(&self, mut given_back: Vec<Lsn>) -> Again {
+        given_back.extend(self.again.lsns.iter().filter(|lsn| **lsn >= self.next));
+        given_back.sort_unstable();
+        Again { from: 0, until: self.again.until.max(self.next), lsns: given_back.into() }
+    }
+
     /// Encodes up to one chunk of the log into the open batches: about `room` bytes, one event more at
-    /// most.
-    pub(super) fn fill(&mut self, room: usize, now: Instant) -> Filled {
+    /// most, and nothing from `stop` on.
+    pub(super) fn fill(&mut self, room: usize, now: Instant, stop: Lsn) -> Filled {
         let mut filled =
             Filled { closed: Vec::new(), filtered: 0, lost: Vec::new(), end: End::More };
+        if self.is_finished() || self.next >= stop {
+            return filled;
+        }
         if !self.unfinished {
             match self.reader.read(&mut self.chunk, CHUNK) {
                 Ok(Read::Frames) => {}
@@ -110,12 +198,9 @@ impl Intake {
                 }
                 Ok(Read::Lost(range)) => {
                     let next = self.next.max(range.end().saturating_add(1));
-                    if next > self.next {
-                        // What is damaged or missing the reader has entered itself.
-                        self.reader.enter_loss(self.next..=next - 1, Reason::Released);
-                        filled.lost.push(self.next..=next - 1);
-                    }
-                    self.next = next;
+                    // What is damaged or missing the reader has entered itself.
+                    self.pass(next, Reason::Released, &mut filled);
+                    self.enter(&filled);
                     return filled;
                 }
                 Err(error) => {
@@ -124,77 +209,168 @@ impl Intake {
                 }
             }
         }
-        self.unfinished = !self.encode(room, now, &mut filled);
-        if self.unfinished {
-            filled.end = End::Full;
-        }
+        // Out of its place, so that what it holds can be read while the rest changes.
+        let chunk = std::mem::take(&mut self.chunk);
+        self.encode(&chunk, room, now, stop, &mut filled);
+        self.chunk = chunk;
+        self.enter(&filled);
         filled
     }
 
-    /// Answers whether the whole chunk is done.
-    fn encode(&mut self, room: usize, now: Instant, filled: &mut Filled) -> bool {
-        let Self {
-            reader,
-            chunk,
-            next,
-            clock,
-            encoder,
-            sink,
-            filters,
-            partitioner,
-            opens,
-            received,
-            ..
-        } = self;
-        let mut lose = |lsns: RangeInclusive<Lsn>, reason| {
-            reader.enter_loss(lsns.clone(), reason);
-            filled.lost.push(lsns);
-        };
+    /// Encodes what is left of the chunk.
+    fn encode(&mut self, chunk: &Chunk, room: usize, now: Instant, stop: Lsn, filled: &mut Filled) {
+        let source = Arc::clone(&self.source);
+        let wall = clock::unix_micros();
         let mut encoded = 0;
+        self.unfinished = true;
         for frame in chunk.frames() {
-            let end = frame.first.lsn.saturating_add(u64::from(frame.count));
-            if end <= *next {
+            let end = end(&frame);
+            if end <= self.next {
                 continue;
             }
-            if frame.first.lsn > *next {
-                lose(*next..=frame.first.lsn - 1, Reason::Released);
-                *next = frame.first.lsn;
+            if self.is_at(stop) {
+                return;
             }
-            for event in frame.events() {
-                let Ok(mut event) = event else {
-                    // The checksum is right, and the bytes make no sense.
-                    lose(*next..=end - 1, Reason::Damaged);
-                    break;
+            self.pass(frame.first.lsn, Reason::Released, filled);
+            for item in record::items(frame.payload, frame.first) {
+                if self.is_at(stop) {
+                    return;
+                }
+                let event = match item {
+                    Ok(Item::Event(event)) => event,
+                    Ok(Item::Gone { lane, first, count }) => {
+                        self.pass_gone(lane, first.saturating_add(u64::from(count)), filled);
+                        continue;
+                    }
+                    Err(_) => {
+                        // The checksum is right, and the bytes make no sense.
+                        self.pass(end, Reason::Damaged, filled);
+                        break;
+                    }
                 };
-                if event.lsn() < *next {
+                if event.lsn() < self.next {
                     continue;
                 }
                 if encoded >= room {
-                    return false;
+                    filled.end = End::Full;
+                    return;
                 }
-                event.received = clock.corrected(event.received);
-                *received = event.received.unix_micros();
-                if filters.iter().any(|filter| filter.matches(event.topic)) {
-                    let partition = partitioner.of(encoder, &event);
-                    opens.push(
-                        partition,
-                        event.lsn(),
-                        *received,
-                        now,
-                        &mut filled.closed,
-                        |body| {
-                            let before = body.len();
-                            sink.write_event(encoder, &event, body);
-                            encoded += body.len() - before;
-                        },
-                    );
-                } else {
-                    filled.filtered += 1;
+                if self.wants(&event) {
+                    encoded += self.take(&source, event, now, wall, filled);
                 }
-                *next = event.lsn() + 1;
+                self.next = event.lsn() + 1;
             }
-            *next = end;
+            self.next = self.next.max(end);
         }
-        true
+        self.unfinished = false;
     }
+
+    /// Encodes the event, unless it is not for the sink. Answers how many bytes that are.
+    fn take(
+        &mut self,
+        source: &Source,
+        mut event: EventRef<'_>,
+        now: Instant,
+        wall: i64,
+        filled: &mut Filled,
+    ) -> usize {
+        if !source.filters.iter().any(|filter| filter.matches(event.topic)) {
+            filled.filtered += 1;
+            return 0;
+        }
+        event.received = source.clock.corrected(event.received);
+        self.received = event.received.unix_micros();
+        if source.rules.is_expired(&event, wall) {
+            filled.lose(Reason::Expired, Some(event.lane), event.lsn()..=event.lsn(), 1);
+            return 0;
+        }
+        let encoder = match self.span.to {
+            Some(_) => &source.historical,
+            None => &source.encoder,
+        };
+        let partition = self.partitioner.of(encoder, &event);
+        let (lsn, received) = (event.lsn(), self.received);
+        let mut bytes = 0;
+        self.opens.push(partition, lsn, received, now, &mut filled.closed, |body| {
+            let before = body.len();
+            source.sink.write_event(encoder, &event, body);
+            bytes = body.len() - before;
+        });
+        bytes
+    }
+
+    fn is_at(&self, stop: Lsn) -> bool {
+        self.next >= stop || self.is_finished()
+    }
+
+    /// Whether the event is of those to be read.
+    fn wants(&self, event: &EventRef<'_>) -> bool {
+        self.span.lanes.contains(event.lane) && self.is_new(event.lsn())
+    }
+
+    /// Whether it was not read before, or was given back.
+    fn is_new(&self, lsn: Lsn) -> bool {
+        let Again { from, until, lsns } = &self.again;
+        !(*from..*until).contains(&lsn) || lsns.binary_search(&lsn).is_ok()
+    }
+
+    /// Goes on at `to`: what lies before it cannot be read.
+    fn pass(&mut self, to: Lsn, reason: Reason, filled: &mut Filled) {
+        let to = to.min(self.span.to.unwrap_or(Lsn::MAX));
+        // Of unreadable events nobody knows the lanes: one range counts for all that are open there.
+        if to > self.next && self.span.lanes.contains(Lane(0)) {
+            filled.lose(reason, None, self.next..=to - 1, self.count(self.next, to));
+        }
+        self.next = self.next.max(to);
+    }
+
+    /// The same, for events that were not kept.
+    fn pass_gone(&mut self, lane: Lane, to: Lsn, filled: &mut Filled) {
+        let to = to.min(self.span.to.unwrap_or(Lsn::MAX));
+        if to > self.next && self.span.lanes.contains(lane) {
+            let count = self.count(self.next, to);
+            filled.lose(Reason::Dropped, Some(lane), self.next..=to - 1, count);
+        }
+        self.next = self.next.max(to);
+    }
+
+    /// How many of these LSNs were not read before, or were given back.
+    fn count(&self, from: Lsn, to: Lsn) -> u64 {
+        let Again { from: begin, until, lsns } = &self.again;
+        let old = (*until).min(to).saturating_sub((*begin).max(from));
+        let again = lsns.partition_point(|lsn| *lsn < to) - lsns.partition_point(|lsn| *lsn < from);
+        to - from - old + again as u64
+    }
+
+    fn enter(&self, filled: &Filled) {
+        for lost in &filled.lost {
+            let Lost { reason, lane, lsns, count } = lost;
+            self.reader.enter_losses(*lane, lsns.clone(), *count, *reason);
+        }
+    }
+}
+
+impl Filled {
+    /// Adds a loss to that of its lane and reason.
+    fn lose(&mut self, reason: Reason, lane: Option<Lane>, lsns: RangeInclusive<Lsn>, count: u64) {
+        if count == 0 {
+            return;
+        }
+        let same = |lost: &&mut Lost| {
+            // Where a lane is known, what lies between may be readable.
+            (lost.reason, lost.lane) == (reason, lane)
+                && (lane.is_some() || lsns.start() - lost.lsns.end() == 1)
+        };
+        match self.lost.iter_mut().find(same) {
+            Some(lost) => {
+                lost.lsns = *lost.lsns.start()..=*lsns.end();
+                lost.count += count;
+            }
+            None => self.lost.push(Lost { reason, lane, lsns, count }),
+        }
+    }
+}
+
+fn end(frame: &Frame<'_>) -> Lsn {
+    frame.first.lsn.saturating_add(u64::from(frame.count))
 }

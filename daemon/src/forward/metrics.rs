@@ -1,11 +1,15 @@
 //! What the forwarders count.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+use super::status::{Status, StreamStatus};
 
 /// Figures of all forwarders, by sink. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -19,6 +23,9 @@ pub struct Metrics {
     failures: Family<ReasonLabel, Counter>,
     lag: Family<SinkLabel, Gauge>,
     oldest: Family<SinkLabel, Gauge>,
+    expired: Family<SinkLabel, Counter>,
+    stream_lag: Family<StreamLabel, Gauge>,
+    stream_oldest: Family<StreamLabel, Gauge>,
     in_flight: Family<SinkLabel, Gauge>,
     held: Family<SinkLabel, Gauge>,
     answer_time: Family<SinkLabel, Histogram>,
@@ -39,12 +46,16 @@ pub(super) struct SinkMetrics {
     pub(super) dead_letters: Counter,
     /// Events that could not be read from the log.
     pub(super) lost: Counter,
+    /// Events that were too old to be sent.
+    pub(super) expired: Counter,
     /// Batches split because the bus, or the link, would not take them.
     pub(super) splits: Counter,
-    /// Events in the log that the cursor has not passed.
-    pub(super) lag: Gauge,
-    /// Seconds since the oldest of them was received.
-    pub(super) oldest: Gauge,
+    lag: Gauge,
+    oldest: Gauge,
+    stream_lag: Family<StreamLabel, Gauge>,
+    stream_oldest: Family<StreamLabel, Gauge>,
+    /// The streams that are shown.
+    shown: Arc<Mutex<Vec<StreamLabel>>>,
     /// Batches in flight.
     pub(super) in_flight: Gauge,
     /// Bytes of batches in memory.
@@ -56,6 +67,15 @@ pub(super) struct SinkMetrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SinkLabel {
     sink: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabel {
+    sink: String,
+    /// `live` or `backlog`.
+    stream: &'static str,
+    /// The highest of its lanes.
+    priority: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -77,6 +97,7 @@ impl Metrics {
             self.dead_letters.clone(),
         );
         sinks.register("lost", "Events that the log no longer had", self.lost.clone());
+        sinks.register("expired", "Events too old to be sent", self.expired.clone());
         sinks.register(
             "splits",
             "Batches split: a poison event in them, or too slow for the link",
@@ -88,6 +109,16 @@ impl Metrics {
             "lag_seconds",
             "Age of the oldest event not yet delivered",
             self.oldest.clone(),
+        );
+        sinks.register(
+            "stream_lag_events",
+            "Events not yet delivered, by stream, while a sink is behind and has more than one",
+            self.stream_lag.clone(),
+        );
+        sinks.register(
+            "stream_lag_seconds",
+            "Age of the oldest event of a stream not yet delivered",
+            self.stream_oldest.clone(),
         );
         sinks.register("in_flight", "Batches sent and not answered", self.in_flight.clone());
         sinks.register("held_bytes", "Bytes of batches in memory", self.held.clone());
@@ -108,6 +139,10 @@ impl Metrics {
             dead_letters: self.dead_letters.get_or_create_owned(&label),
             lost: self.lost.get_or_create_owned(&label),
             splits: self.splits.get_or_create_owned(&label),
+            expired: self.expired.get_or_create_owned(&label),
+            stream_lag: self.stream_lag.clone(),
+            stream_oldest: self.stream_oldest.clone(),
+            shown: Arc::default(),
             lag: self.lag.get_or_create_owned(&label),
             oldest: self.oldest.get_or_create_owned(&label),
             in_flight: self.in_flight.get_or_create_owned(&label),
@@ -128,6 +163,9 @@ impl Default for Metrics {
             lost: Family::default(),
             splits: Family::default(),
             failures: Family::default(),
+            expired: Family::default(),
+            stream_lag: Family::default(),
+            stream_oldest: Family::default(),
             lag: Family::default(),
             oldest: Family::default(),
             in_flight: Family::default(),
@@ -141,9 +179,35 @@ impl Default for Metrics {
 }
 
 impl SinkMetrics {
+    /// Shows how far the sink is, and each of its streams while there are several.
+    pub(super) fn lag(&self, status: &Status) {
+        self.lag.set(gauge(status.lag_events));
+        self.oldest.set(gauge(status.lag_seconds));
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = |stream: &StreamStatus| StreamLabel {
+            sink: self.label.sink.clone(),
+            stream: if stream.backlog { "backlog" } else { "live" },
+            priority: stream.priority,
+        };
+        let now: Vec<StreamLabel> = status.streams.iter().map(label).collect();
+        for gone in shown.iter().filter(|label| !now.contains(label)) {
+            self.stream_lag.remove(gone);
+            self.stream_oldest.remove(gone);
+        }
+        for (label, stream) in now.iter().zip(&status.streams) {
+            self.stream_lag.get_or_create(label).set(gauge(stream.lag_events));
+            self.stream_oldest.get_or_create(label).set(gauge(stream.lag_seconds));
+        }
+        *shown = now;
+    }
+
     /// Counts a request that did not deliver, by reason.
     pub(super) fn failed(&self, reason: &'static str) {
         let label = ReasonLabel { sink: self.label.sink.clone(), reason };
         self.failures.get_or_create(&label).inc();
     }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -1,5 +1,6 @@
 //! Out: one forwarder a sink. It reads the log from the sink's cursor on, batches what the sink wants,
-//! sends it until it is there, and moves the cursor.
+//! sends it until it is there, and moves the cursor. A sink that has fallen behind gets first what matters
+//! first.
 //!
 //! # How a batch lives
 //!
@@ -33,21 +34,62 @@
 //! A batch that is sent again holds up its own partitions. The others go on, until the memory is used
 //! up or they are 1,048,576 LSNs ahead of the cursor.
 //!
+//! # Streams
+//!
+//! A **stream** is a range of the log that is read in order for some lanes (`stream.rs`); the streams of a
+//! sink together are its cursor (`streams.rs`). A sink that keeps up has one: all lanes, from its cursor on.
+//! It is **behind** once an event has waited for 5 s and twice `batch.max-age`, counted from when the
+//! forwarder saw it: longer than gathering a batch and sending it, once more, takes (`behind.rs`). Then,
+//! as soon as the bus takes something, its stream is divided:
+//!
+//! - **By priority** of the lanes (`rules.rs`): from the same LSN on, one stream for each. Each reads the
+//!   log and passes over what is of the others.
+//! - **By time** where `drain = "live-first"`: what is on disk by then is a backlog, divided by priority, and
+//!   a new stream begins behind it, with all lanes. It goes first; the ranges of the backlog follow one by
+//!   one, by priority, then age. What is read of a backlog is sent with `historical: true`, within
+//!   `rate.backlog-*`, and leaves one of `max-in-flight` requests to the newest events.
+//!
+//! Batches of the stream that ranks highest go first; reading goes round. What waited in memory is given
+//! back and read again, each event by the stream that it is of now; what is in flight stays as it is, and
+//! holds up both.
+//!
+//! Streams that go on with the log become one again: those ahead wait at the next chunk, until all of them
+//! are at the same LSN. So a sink that keeps up reads the log once. A range of a backlog ends; the next
+//! outage makes another one. There are 16 streams at most: where a division would make more, the sink goes
+//! on in order.
+//!
+//! Order holds within each priority, and where `drain = "live-first"` within what is historical and within
+//! what is not. Who needs strict order of a source has it with `drain = "in-order"` and lanes of one
+//! priority.
+//!
+//! # What is not sent
+//!
+//! An event that is older than its lane's `max-age`, or than the seconds for which an MQTT 5 publisher said
+//! that it is of use, if the clock was set when it came and is set now. What damage, a release or a lane's
+//! `when-full` left no event of. Both are counted, and stand in the log's ledger: once, whatever sinks meet
+//! them, in one entry for a chunk of the log. So for each sink, events delivered, filtered, expired, lost
+//! and dead letters together are as many as LSNs passed.
+//!
 //! # Bounds
 //!
-//! Bodies in memory: (`max-in-flight` + 1) × `batch.max-bytes`, and one event; with compression its
-//! result beside each body in flight. The log in memory: one chunk of 256 KiB, or one frame where that
-//! is larger. Whatever the backlog.
+//! Bodies in memory: (`max-in-flight` + 1) × `batch.max-bytes`, two more while there are several streams,
+//! and one event; with compression its result beside each body in flight. The log in memory: one chunk of
+//! 256 KiB for each stream that is read, or one frame where that is larger. Whatever the backlog.
 //!
 //! # What a crash repeats
 //!
-//! The cursor is the lowest LSN that is not done with, saved every 100 ms. After a crash everything
-//! from the saved cursor on goes again, in order, under the same ids: what was in flight, what was
+//! The cursor is for each stream the lowest LSN that is not done with, saved every 100 ms. After a crash
+//! everything from the saved cursor on goes again, in order, under the same ids: what was in flight, what was
 //! delivered past a batch that was not, and what was delivered in the last 100 ms. Nothing is left out.
 
 // From the log
 mod intake;
 mod partition;
+mod rules;
+// in one stream, or several,
+mod behind;
+mod stream;
+mod streams;
 // into batches,
 mod batch;
 mod opens;
@@ -72,29 +114,36 @@ mod status;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_config::Sink as Config;
+use tidegate_config::sink::{Drain, Rate};
 use tidegate_event::cloudevents::Encoder;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 pub use metrics::Metrics;
-pub use status::{Condition, Status};
+pub use status::{Condition, Status, StreamStatus};
 
+use crate::clock::Clock;
 use crate::log::{Log, Storage};
 use crate::progress::Progress;
 use crate::sinks::{Sink, SinkError};
-use crate::state::Cursors;
+use crate::state::{Cursors, Span};
 use crate::supervise::{Role, Supervisor};
 use batch::Limits;
+use behind::Behind;
 use dead_letter::DeadLetters;
 use deliver::Courier;
 use forwarder::Forwarder;
 use inflight::InFlight;
-use intake::Intake;
-use opens::OpenBatches;
+use intake::Source;
 use pace::Pacer;
 use partition::MAX_PARTITIONS;
+use rate::BacklogRate;
+use rules::Rules;
 use status::Monitor;
+use streams::Streams;
 use trust::Trust;
 
 /// Makes CloudEvents as this configuration says.
@@ -124,6 +173,8 @@ pub struct Shared {
     pub dead_letters: PathBuf,
     /// Figures.
     pub metrics: Metrics,
+    /// When a sink counts as behind; `None` as its batches say.
+    pub late_after: Option<Duration>,
 }
 
 /// The way to a forwarder that runs. Cheap to clone.
@@ -155,14 +206,16 @@ impl ForwarderHandle {
         let sink = Sink::new(config).map_err(|source| StartError { name: name.clone(), source })?;
         let sink = Arc::new(sink);
         let log = &shared.log;
-        let cursor = shared.cursors.get(name).unwrap_or_else(|| {
+        let mut spans = shared.cursors.spans(name);
+        if spans.is_empty() {
             let oldest = log.usage().first;
             // From now on the log keeps what this sink has not got.
             if let Err(error) = shared.cursors.set(name, oldest) {
                 warn!(sink = name, "cannot save the cursor: {error}");
             }
-            oldest
-        });
+            spans.push(Span::onward(oldest));
+        }
+        let cursor = spans.iter().map(|span| span.from).min().unwrap_or_default();
         info!(sink = name, address = sink.address(), cursor, "forwarder starts");
         let monitor = Arc::new(Monitor::new(name, sink.address(), cursor));
 
@@ -172,10 +225,27 @@ impl ForwarderHandle {
             bytes: config.batch.max_bytes.as_usize(),
             array: sink.takes_batches(),
         };
-        let opens = OpenBatches::new(limits, config.batch.max_age.0, partitions);
-        let encoder = Arc::clone(&shared.encoder);
-        let reader = log.reader(cursor);
-        let intake = Intake::new(reader, cursor, encoder, Arc::clone(&sink), config, opens);
+        let max_age = config.batch.max_age.0;
+        let source = Source {
+            log: Arc::clone(log),
+            encoder: Arc::clone(&shared.encoder),
+            historical: Arc::new(Encoder::clone(&shared.encoder).historical()),
+            sink: Arc::clone(&sink),
+            filters: config.topics.iter().map(|topic| topic.0.clone()).collect(),
+            rules: Rules::of(log),
+            limits,
+            backlog_limits: backlog_limits(limits, &config.rate),
+            max_age,
+            partitions,
+            clock: Clock::new(),
+        };
+        let streams = Streams::new(
+            Arc::new(source),
+            spans,
+            config.drain == Drain::LiveFirst,
+            Forwarder::read_every(max_age),
+            (limits.bytes.saturating_mul(partitions + 1), limits.bytes.saturating_mul(2)),
+        );
         let dead_letters = DeadLetters::new(
             Arc::clone(log),
             Arc::clone(&shared.storage),
@@ -198,12 +268,12 @@ impl ForwarderHandle {
             courier: Arc::new(courier),
             cursors: shared.cursors.clone(),
             in_flight: InFlight::new(partitions),
-            budget: limits.bytes.saturating_mul(partitions + 1),
-            read_every: Forwarder::read_every(config.batch.max_age.0),
+            behind: Behind::new(shared.late_after.unwrap_or(Behind::after(max_age))),
+            backlog_rate: BacklogRate::new(&config.rate, Instant::now()),
             drain: supervisor.drain().clone(),
         };
         let task = format!("forwarder {name}");
-        supervisor.spawn(task, Role::Critical, forwarder.run(intake));
+        supervisor.spawn(task, Role::Critical, forwarder.run(streams));
         Ok(Self { monitor, log: Arc::clone(log) })
     }
 
@@ -221,6 +291,17 @@ impl ForwarderHandle {
     /// How the sink fares now.
     pub fn status(&self) -> Status {
         self.monitor.status(self.log.committed())
+    }
+}
+
+/// Batches of a backlog hold no more than goes in a second, so that they are sent steadily.
+fn backlog_limits(limits: Limits, rate: &Rate) -> Limits {
+    let events = rate.backlog_events.and_then(|events| usize::try_from(events).ok());
+    let bytes = rate.backlog_bytes.map(|bytes| bytes.as_usize());
+    Limits {
+        events: limits.events.min(events.unwrap_or(usize::MAX)),
+        bytes: limits.bytes.min(bytes.unwrap_or(usize::MAX)),
+        ..limits
     }
 }
 

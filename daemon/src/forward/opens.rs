@@ -101,6 +101,11 @@ impl OpenBatches {
         closed
     }
 
+    /// Takes all of them, as they are.
+    pub(super) fn take(&mut self) -> Vec<Batch> {
+        self.by_partition.iter_mut().filter_map(Option::take).map(OpenBatch::close).collect()
+    }
+
     fn put_back(&mut self, batch: OpenBatch) {
         let index = batch.partitions().lowest();
         if let Some(slot) = self.by_partition.get_mut(index) {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tidegate_config::sink::Rate;
 use tokio::time::Instant;
 
 #[derive(Debug)]
@@ -41,6 +42,36 @@ impl Bucket {
         if self.rate.is_finite() {
             self.tokens -= units as f64;
         }
+    }
+}
+
+/// What a backlog may take that newer events go ahead of: `rate.backlog-*`.
+#[derive(Debug)]
+pub(super) struct BacklogRate {
+    events: Bucket,
+    bytes: Bucket,
+}
+
+impl BacklogRate {
+    pub(super) fn new(config: &Rate, now: Instant) -> Self {
+        let bytes = config.backlog_bytes.map(|size| size.0);
+        Self { events: Bucket::new(config.backlog_events, now), bytes: Bucket::new(bytes, now) }
+    }
+
+    /// When its next batch may go: now, or later.
+    pub(super) fn ready(&mut self, now: Instant) -> Instant {
+        self.events.ready(now).max(self.bytes.ready(now))
+    }
+
+    /// A batch goes.
+    pub(super) fn take(&mut self, events: usize, bytes: usize) {
+        self.events.take(events);
+        self.bytes.take(bytes);
+    }
+
+    /// Whether there is a limit.
+    pub(super) fn is_limited(&self) -> bool {
+        self.events.rate.is_finite() || self.bytes.rate.is_finite()
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a sink fares: for `/status`, for the log, and for whoever frees the events on disk.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,8 +15,6 @@ use crate::progress::Progress;
 
 /// Changes that follow each other faster than this are logged at debug level only.
 const QUIET: Duration = Duration::from_secs(10);
-/// No event is waiting.
-const NONE: i64 = i64::MAX;
 
 /// How a sink fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +54,42 @@ pub struct Status {
     pub lag_events: u64,
     /// Age of the oldest event known not to be delivered, in seconds; 0 where all are.
     pub lag_seconds: u64,
+    /// The parts of that lag, those that go first in front, while there is more than one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<StreamStatus>,
+}
+
+/// One of the streams in which a sink that has fallen behind gets its events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StreamStatus {
+    /// Whether it is a backlog that newer events go ahead of.
+    pub backlog: bool,
+    /// The highest priority of its lanes.
+    pub priority: u8,
+    /// Events in the log that it has not passed; of other lanes, too.
+    pub lag_events: u64,
+    /// Age of its oldest event known not to be delivered, in seconds; 0 where all are.
+    pub lag_seconds: u64,
+}
+
+/// Where a stream stands.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    pub(super) name: StreamName,
+    /// What it has not passed of what is committed.
+    pub(super) open: Range<Lsn>,
+    /// Whether it goes on with the log.
+    pub(super) goes_on: bool,
+    /// When its oldest undelivered event was received, in microseconds since 1970.
+    pub(super) oldest: Option<i64>,
+}
+
+/// What a stream is called: ranges of a backlog are one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct StreamName {
+    pub(super) is_backlog: bool,
+    pub(super) priority: u8,
 }
 
 /// What a forwarder and its handle share.
@@ -63,8 +98,7 @@ pub(super) struct Monitor {
     name: String,
     address: String,
     cursor: AtomicU64,
-    /// When the oldest undelivered event was received, in microseconds since 1970.
-    oldest: AtomicI64,
+    streams: Mutex<Vec<Standing>>,
     /// What the forwarder has done.
     steps: AtomicU64,
     fares: Mutex<Fares>,
@@ -86,7 +120,7 @@ impl Monitor {
             name: name.to_owned(),
             address: address.to_owned(),
             cursor: AtomicU64::new(cursor),
-            oldest: AtomicI64::new(NONE),
+            streams: Mutex::default(),
             steps: AtomicU64::new(0),
             fares: Mutex::new(Fares {
                 condition: Condition::Ok,
@@ -106,10 +140,11 @@ impl Monitor {
         self.cursor.load(Ordering::Acquire)
     }
 
-    /// Moves the cursor; `oldest` is when the oldest undelivered event was received.
-    pub(super) fn moved(&self, cursor: Lsn, oldest: Option<i64>) {
-        self.cursor.store(cursor, Ordering::Release);
-        self.oldest.store(oldest.unwrap_or(NONE), Ordering::Relaxed);
+    /// Moves the cursor: where the streams stand, those of higher rank first.
+    pub(super) fn moved(&self, streams: Vec<Standing>) {
+        let cursor = streams.iter().map(|stream| stream.open.start).min();
+        self.cursor.store(cursor.unwrap_or_default(), Ordering::Release);
+        *self.streams() = streams;
     }
 
     /// The forwarder got on.
@@ -121,12 +156,6 @@ impl Monitor {
     pub(super) fn progress(&self, committed: Lsn) -> Progress {
         let steps = self.steps.load(Ordering::Relaxed);
         Progress { steps, has_work: self.cursor() <= committed }
-    }
-
-    /// Seconds since the oldest undelivered event was received.
-    pub(super) fn lag_seconds(&self) -> u64 {
-        let age = clock::unix_micros().saturating_sub(self.oldest.load(Ordering::Relaxed));
-        u64::try_from(age / 1_000_000).unwrap_or_default()
     }
 
     /// Something arrived.
@@ -164,6 +193,14 @@ impl Monitor {
 
     pub(super) fn status(&self, committed: Lsn) -> Status {
         let cursor = self.cursor();
+        let mut streams = self.streams().clone();
+        for stream in streams.iter_mut().filter(|stream| stream.goes_on) {
+            stream.open.end = stream.open.end.max(committed.saturating_add(1));
+        }
+        let (lag_events, lag_seconds) = match &streams[..] {
+            [] => (committed.saturating_add(1).saturating_sub(cursor), 0),
+            streams => lag(streams),
+        };
         let fares = self.fares();
         Status {
             name: self.name.clone(),
@@ -172,14 +209,49 @@ impl Monitor {
             for_seconds: fares.since.elapsed().as_secs(),
             last_error: fares.last_error.clone(),
             cursor,
-            lag_events: committed.saturating_add(1).saturating_sub(cursor),
-            lag_seconds: self.lag_seconds(),
+            lag_events,
+            lag_seconds,
+            streams: if streams.len() > 1 { parts(&streams) } else { Vec::new() },
         }
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Vec<Standing>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fares(&self) -> MutexGuard<'_, Fares> {
         self.fares.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Events in one of the streams, and seconds since the oldest of them was received.
+fn lag(streams: &[Standing]) -> (u64, u64) {
+    let mut ranges: Vec<Range<Lsn>> = streams.iter().map(|stream| stream.open.clone()).collect();
+    ranges.sort_unstable_by_key(|range| range.start);
+    let (mut events, mut counted) = (0, 0);
+    for range in ranges {
+        let start = range.start.max(counted);
+        events += range.end.saturating_sub(start);
+        counted = counted.max(range.end);
+    }
+    let oldest = streams.iter().filter_map(|stream| stream.oldest).min();
+    let age = oldest.map_or(0, |oldest| clock::unix_micros().saturating_sub(oldest) / 1_000_000);
+    (events, u64::try_from(age).unwrap_or_default())
+}
+
+/// Streams of one name together.
+fn parts(streams: &[Standing]) -> Vec<StreamStatus> {
+    let mut names: Vec<StreamName> = streams.iter().map(|stream| stream.name).collect();
+    // Those of a name stand together.
+    names.dedup();
+    let part = |name: StreamName| {
+        let named: Vec<Standing> =
+            streams.iter().filter(|stream| stream.name == name).cloned().collect();
+        let (lag_events, lag_seconds) = lag(&named);
+        let StreamName { is_backlog, priority } = name;
+        StreamStatus { backlog: is_backlog, priority, lag_events, lag_seconds }
+    };
+    names.into_iter().map(part).collect()
 }
 
 impl Fares {
@@ -211,13 +283,38 @@ mod tests {
         monitor.trouble(Condition::Retrying, "refused", "http://bus/: refused".into());
         tokio::time::advance(minute).await;
         monitor.trouble(Condition::Retrying, "timeout", "http://bus/: timeout".into());
-        monitor.moved(11, Some(clock::unix_micros() - 3_500_000));
+        let stands = |is_backlog, priority, open, ago: Option<i64>| Standing {
+            name: StreamName { is_backlog, priority },
+            open,
+            goes_on: !is_backlog,
+            oldest: ago.map(|seconds| clock::unix_micros() - seconds * 1_000_000 - 500_000),
+        };
+        monitor.moved(vec![stands(false, 9, 11..30, Some(3))]);
         let status = monitor.status(30);
+        assert!(status.streams.is_empty());
         assert_eq!((status.condition, status.for_seconds), (Condition::Retrying, 60));
         assert_eq!(status.last_error.as_deref(), Some("http://bus/: timeout"));
         assert_eq!((status.cursor, status.lag_events, status.lag_seconds), (11, 20, 3));
         monitor.delivered();
-        monitor.moved(31, None);
+        monitor.moved(vec![
+            stands(false, 9, 29..31, Some(1)),
+            stands(true, 9, 11..20, None),
+            stands(true, 0, 12..16, Some(60)),
+            stands(true, 0, 17..25, Some(50)),
+        ]);
+        let status = monitor.status(30);
+        assert_eq!((status.cursor, status.lag_events, status.lag_seconds), (11, 16, 60));
+        let part = |backlog, priority, lag_events, lag_seconds| StreamStatus {
+            backlog,
+            priority,
+            lag_events,
+            lag_seconds,
+        };
+        assert_eq!(
+            status.streams,
+            [part(false, 9, 2, 1), part(true, 9, 9, 0), part(true, 0, 12, 60)]
+        );
+        monitor.moved(vec![stands(false, 9, 31..31, None)]);
         let status = monitor.status(30);
         assert_eq!((status.condition, status.for_seconds), (Condition::Ok, 0));
         assert_eq!((status.lag_events, status.lag_seconds), (0, 0));

@@ -1,5 +1,6 @@
 mod bus;
 mod refusals;
+mod streams;
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -31,6 +32,7 @@ fn options(dir: PathBuf) -> Options {
         segment_size: 1 << 20,
         max_delay: Duration::ZERO,
         max_bytes: 1 << 20,
+        lanes: streams::lanes(),
         ..Options::default()
     }
 }
@@ -58,6 +60,7 @@ impl Gateway {
             storage,
             dead_letters: dir.path().join("dlq"),
             metrics: Metrics::default(),
+            late_after: None,
         };
         Self { dir, shared, supervisor: Supervisor::new(), config }
     }
@@ -69,14 +72,16 @@ impl Gateway {
     /// Publishes `payloads` from `origin` under the topic `topic`.
     async fn publish_to(&self, topic: &str, origin: &str, payloads: &[String]) {
         let mut block = BlockBuilder::new(origin, Received::Synced { unix_micros: 1 });
+        let lane = self.shared.log.lanes().of(topic);
         for payload in payloads {
-            block.push(&Draft {
+            let draft = Draft {
                 topic,
                 qos: Qos::AtLeastOnce,
                 retain: false,
                 properties: Properties::default(),
                 payload: payload.as_bytes(),
-            });
+            };
+            block.push_in(lane, &draft);
         }
         let Append::Accepted(commit) = self.shared.log.append(&mut block) else {
             panic!("the log takes no events");

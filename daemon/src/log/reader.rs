@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tidegate_event::record::{self, Block, Malformed};
-use tidegate_event::{EventId, EventRef, Lsn};
+use tidegate_event::{EventId, EventRef, Lane, Lsn};
 use tracing::warn;
 
 use super::compress::Payloads;
@@ -116,6 +116,17 @@ impl Reader {
     /// unless it stands there. Waits for the disk.
     pub fn enter_loss(&self, lsns: RangeInclusive<Lsn>, reason: Reason) {
         self.shared.lost(lsns, reason);
+    }
+
+    /// Enters that of a range `count` events are lost: of `lane`, or of nobody knows which.
+    pub fn enter_losses(
+        &self,
+        lane: Option<Lane>,
+        lsns: RangeInclusive<Lsn>,
+        count: u64,
+        reason: Reason,
+    ) {
+        self.shared.lost_some(lane, lsns, count, reason);
     }
 
     /// The LSN that comes next.

@@ -41,7 +41,7 @@ use tidegate_event::{Epoch, EventId, Lane, Lsn};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-pub use cursors::Cursors;
+pub use cursors::{Cursors, LaneSet, MAX_SPANS, Span};
 
 use crate::log::{FileSystem, Storage};
 use checkpoint::{Bytes, Item};

@@ -10,7 +10,7 @@ use super::json::{Payload, write_member, write_raw_member};
 use super::own::Own;
 use super::parse::check::is_attribute_name;
 use super::parse::{CloudEvent, Data};
-use super::{CORE, Encoder, LOG_ID};
+use super::{CORE, Encoder, HISTORICAL, LOG_ID};
 use crate::percent::encode_segment;
 use crate::record::{EventRef, Property};
 use crate::time::{Received, write_rfc3339};
@@ -21,9 +21,10 @@ pub const MAX_EXTENSIONS: usize = 64;
 /// Where properties stand that cannot be attributes of their own: a JSON array of pairs.
 const OTHERS: &str = "mqttuserproperties";
 /// Attributes that a publisher which does not speak CloudEvents cannot set.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "data",
     LOG_ID,
+    HISTORICAL,
     "timequality",
     "bootid",
     "bootnanos",
@@ -159,6 +160,9 @@ impl Encoder {
         }
         if event.retain {
             named.push("mqttretain".into(), "true".into(), true);
+        }
+        if self.historical {
+            named.push(HISTORICAL.into(), "true".into(), true);
         }
         let content_type = put_mqtt(event, own, &mut named);
         if let Some(structured) = own.and_then(|own| own.structured.as_ref()) {

@@ -161,6 +161,25 @@ fn a_clock_that_was_not_set_is_said() {
 }
 
 #[test]
+fn an_event_of_a_backlog_says_so_whatever_the_publisher_says() {
+    let encoder = encoder().historical();
+    let object = |list: &[u8]| {
+        let mut out = Vec::new();
+        encoder.write_json(&event("a", b"1", list), &mut out);
+        serde_json::from_slice::<Value>(&out).unwrap()
+    };
+    assert_eq!(object(&[])["historical"], true);
+    let named = properties(&[Property::User("historical", "no")]);
+    assert_eq!(object(&named)["historical"], true);
+    assert_eq!(json(&event("a", b"1", &[])).get("historical"), None);
+    assert_eq!(json(&event("a", b"1", &named)).get("historical"), None);
+    let event = event("a", b"1", &[]);
+    let attributes = encoder.attributes(&event);
+    let found = attributes.named.iter().find(|attribute| attribute.name == HISTORICAL);
+    assert_eq!(found.unwrap().value, "true");
+}
+
+#[test]
 fn binary_mode_gives_the_same_attributes() {
     let list = properties(&[Property::User("traceparent", "00-aa-bb-01")]);
     let event = event("plant/a", b"7", &list);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::forward::{self, Condition};
+use crate::forward::{self, Condition, StreamStatus};
 use crate::gateway::{DiskStatus, LogStatus, Status};
 
 /// A line a part; sinks in the order of the config.
@@ -85,12 +85,25 @@ fn sink(sink: &forward::Status) -> String {
     let lag = match sink.lag_events {
         0 => "has every event".to_owned(),
         events => format!("lags by {}, {}", count(events, "event"), span(sink.lag_seconds)),
-    };
+    } + &streams(sink);
     let error = match &sink.last_error {
         Some(error) if sink.condition != Condition::Ok => format!("; {error}"),
         _ => String::new(),
     };
     format!("{}: {fares}; {lag}{error}", sink.name)
+}
+
+/// The parts of the lag, in the order in which they go.
+fn streams(sink: &forward::Status) -> String {
+    let part = |stream: &StreamStatus| {
+        let name = if stream.backlog { "backlog" } else { "live" };
+        let (priority, lag) = (stream.priority, count(stream.lag_events, "event"));
+        format!("{name} of priority {priority} by {lag}, {}", span(stream.lag_seconds))
+    };
+    match sink.streams.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", sink.streams.iter().map(part).collect::<Vec<_>>().join("; ")),
+    }
 }
 
 fn count(n: u64, one: &str) -> String {
@@ -138,6 +151,7 @@ mod tests {
             cursor: 901 - lag_events,
             lag_events,
             lag_seconds: 90,
+            streams: Vec::new(),
         };
         Status {
             gateway: "edge-01".to_owned(),
@@ -174,6 +188,16 @@ mod tests {
   sink     backup: CANNOT BE REACHED for 2 h, tries again; lags by 150 events, 90 s; http://bus/: refused
 "
         );
+        let stream = |backlog, lag_events, lag_seconds| StreamStatus {
+            backlog,
+            priority: 9,
+            lag_events,
+            lag_seconds,
+        };
+        status.sinks[1].streams = vec![stream(false, 1, 2), stream(true, 149, 90)];
+        let line = "lags by 150 events, 90 s (live of priority 9 by 1 event, 2 s; \
+                    backlog of priority 9 by 149 events, 90 s); http://bus/: refused\n";
+        assert!(super::report(&status).ends_with(line), "{}", super::report(&status));
         status.problems = vec!["the log is full".to_owned()];
         status.sinks.clear();
         let report = report(&status);

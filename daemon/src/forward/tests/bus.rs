@@ -28,6 +28,7 @@ pub(super) struct Arrived {
     pub(super) id: String,
     pub(super) source: String,
     pub(super) data: String,
+    pub(super) historical: bool,
 }
 
 #[derive(Debug, Default)]
@@ -52,8 +53,8 @@ struct Inner {
     rules: Rules,
     arrived: Vec<Arrived>,
     requests: usize,
-    /// Sources of the requests that are being answered.
-    present: HashSet<String>,
+    /// Sources of the requests that are being answered; one of a backlog is another one.
+    present: HashSet<(String, bool)>,
     now: usize,
     at_once: usize,
     headers: Vec<HeaderMap>,
@@ -152,13 +153,14 @@ impl Inner {
 
 async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Response {
     let events = events(&headers, &body);
-    let sources: HashSet<String> = events.iter().map(|event| event.source.clone()).collect();
+    let sources: HashSet<(String, bool)> =
+        events.iter().map(|event| (event.source.clone(), event.historical)).collect();
     let jitter = {
         let mut inner = bus.inner();
         inner.requests += 1;
         inner.headers.push(headers);
         for source in &sources {
-            assert!(inner.present.insert(source.clone()), "{source} is in flight twice");
+            assert!(inner.present.insert(source.clone()), "{source:?} is in flight twice");
         }
         inner.now += 1;
         inner.at_once = inner.at_once.max(inner.now);
@@ -215,6 +217,7 @@ fn events(headers: &HeaderMap, body: &[u8]) -> Vec<Arrived> {
             id: header("ce-id").into(),
             source: header("ce-source").into(),
             data: String::from_utf8_lossy(body).into_owned(),
+            historical: header("ce-historical") == "true",
         }];
     }
     let value: Value = serde_json::from_slice(body).expect("the body is JSON");
@@ -234,6 +237,7 @@ fn events(headers: &HeaderMap, body: &[u8]) -> Vec<Arrived> {
         id: text(event, "id"),
         source: text(event, "source"),
         data: event["data"].to_string(),
+        historical: event["historical"] == true,
     });
     arrived.collect()
 }
