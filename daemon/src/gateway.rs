@@ -156,6 +156,7 @@ impl Gateway {
             },
             sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
             max_size: config.log.max_size.0,
+            clock: Clock::new(),
             retain: config.log.retain.0,
         }
         .start(&readers);

@@ -25,6 +25,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::storage::{File, Storage};
@@ -45,6 +46,8 @@ pub struct Ledger {
     path: PathBuf,
     max_entries: usize,
     state: Mutex<State>,
+    /// How often something was entered since it was opened.
+    entered: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -95,7 +98,8 @@ impl Ledger {
         let saved = entries.len();
         let anew = bad > 0 || bytes.len() != saved * ENTRY_LEN;
         let state = State { entries, saved, offset: 0, anew, damaged: bad, file: None };
-        let ledger = Self { storage, path, max_entries, state: Mutex::new(state) };
+        let (state, entered) = (Mutex::new(state), watch::Sender::default());
+        let ledger = Self { storage, path, max_entries, state, entered };
         ledger.lock().offset = (saved * ENTRY_LEN) as u64;
         Ok(ledger)
     }
@@ -116,6 +120,7 @@ impl Ledger {
             );
             state.entries.push(loss);
             self.bound(&mut state);
+            self.entered.send_modify(|count| *count += 1);
         }
         match self.save(&mut state) {
             Ok(()) => true,
@@ -196,6 +201,11 @@ impl Ledger {
     /// were noticed.
     pub fn entries(&self) -> Vec<Loss> {
         self.lock().entries.clone()
+    }
+
+    /// Changes whenever something is entered.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.entered.subscribe()
     }
 
     /// How much it holds.

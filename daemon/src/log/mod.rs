@@ -170,8 +170,11 @@ mod recovery;
 mod quarantine;
 // what is lost.
 mod ledger;
-// Its parts.
+// Its parts,
 mod lane;
+// and how room is made in them.
+mod rewrite;
+mod trim;
 // What all of them share,
 mod shared;
 // what an operator may choose,
@@ -218,6 +221,7 @@ pub use refusing::Refusing;
 pub use restore::Restore;
 pub use storage::overlay::Change;
 pub use storage::{Engine, FileSystem, Storage};
+pub use trim::Covered;
 pub use usage::Usage;
 pub use view::{Damage, FrameInfo, SegmentInfo, View, Walked, Watch};
 pub use wear::Written;

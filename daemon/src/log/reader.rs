@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tidegate_event::record::{self, Block, Malformed};
+use tidegate_event::record::{self, Block, Item, Malformed};
 use tidegate_event::{EventId, EventRef, Lane, Lsn};
 use tracing::warn;
 
@@ -150,8 +150,8 @@ impl Reader {
                 return Ok(Some(Read::Lost(lsns)));
             }
         };
-        match self.shared.storage.open(&segment.path) {
-            Ok(file) => {
+        match self.shared.open(&segment) {
+            Ok((segment, file)) => {
                 let scan = Scan::new(file, &segment.header);
                 self.at = Some((segment, scan));
                 Ok(None)
@@ -216,6 +216,11 @@ impl<'a> Frame<'a> {
     /// Its blocks, in order. Ends after the first one that is malformed.
     pub fn blocks(&self) -> impl Iterator<Item = Result<Block<'a>, Malformed>> + use<'a> {
         record::blocks(self.payload)
+    }
+
+    /// All that stands in it, from its first LSN on. Ends after the first item that is malformed.
+    pub fn items(&self) -> impl Iterator<Item = Result<Item<'a>, Malformed>> + use<'a> {
+        record::items(self.payload, self.first)
     }
 
     /// Its events from [`Frame::from`] on. Ends after the first one that is malformed.

@@ -318,6 +318,14 @@ impl Table {
         self.0.iter().any(|other| Arc::ptr_eq(other, segment))
     }
 
+    /// Puts one in the place of some that follow each other.
+    pub(super) fn replace(&mut self, run: &[Arc<Segment>], by: Arc<Segment>) {
+        let Some(first) = run.first() else { return };
+        let place = self.0.iter().position(|segment| Arc::ptr_eq(segment, first));
+        self.0.retain(|segment| run.iter().all(|gone| !Arc::ptr_eq(gone, segment)));
+        self.0.insert(place.unwrap_or_default().min(self.0.len()), by);
+    }
+
     /// Answers whether it was there.
     pub(super) fn remove(&mut self, sequence: u64) -> bool {
         let before = self.0.len();

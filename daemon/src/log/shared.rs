@@ -1,7 +1,7 @@
 //! What appenders, readers and the writer share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::{io, path::PathBuf};
 
 use tidegate_event::{Epoch, Lane, Lsn};
@@ -14,8 +14,8 @@ use super::quarantine::Quarantine;
 use super::queue::{Bounds, Queue};
 use super::recovery::Recovered;
 use super::scan::Skipped;
-use super::segment::{self, Segment, Table};
-use super::storage::Storage;
+use super::segment::{self, Decoded, Header, Rewritten, Segment, Table};
+use super::storage::{File, Storage};
 use super::wear::Wear;
 use super::{Compression, Options};
 
@@ -44,6 +44,7 @@ pub(super) struct Shared {
     pub(super) control_lost: AtomicU64,
     /// Whether the disk takes no writes because it is full.
     pub(super) disk_full: AtomicBool,
+    housekeeping: Mutex<()>,
     /// The oldest events of a lane are to make room.
     pub(super) trim: Notify,
     pub(super) ledger: Ledger,
@@ -86,6 +87,7 @@ impl Shared {
             released_control: AtomicU64::new(0),
             control_lost: AtomicU64::new(recovered.report.control_lost),
             disk_full: AtomicBool::new(false),
+            housekeeping: Mutex::new(()),
             trim: Notify::new(),
             ledger,
             quarantine,
@@ -107,6 +109,40 @@ impl Shared {
 
     pub(super) fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the segment, or the one that has taken its place since it was looked up.
+    pub(super) fn open(&self, segment: &Arc<Segment>) -> io::Result<(Arc<Segment>, Arc<dyn File>)> {
+        let stands_for = |(it, _): &(Arc<Segment>, _)| {
+            (it.header.sequence..=it.header.through()).contains(&segment.header.sequence)
+        };
+        match self.open_as_it_is(segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let table = self.table();
+                let is_older = |it: &&Arc<Segment>| it.header.sequence < segment.header.sequence;
+                let older: Vec<_> = table.0.iter().rev().filter(is_older).cloned().collect();
+                drop(table);
+                let mut opened = older.iter().filter_map(|it| self.open_as_it_is(it).ok());
+                opened.find(stands_for).ok_or(error)
+            }
+            other => other,
+        }
+    }
+
+    fn open_as_it_is(&self, segment: &Arc<Segment>) -> io::Result<(Arc<Segment>, Arc<dyn File>)> {
+        let file = self.storage.open(&segment.path)?;
+        let mut front = [0; segment::HEADER_LEN];
+        // If it cannot be read, whoever reads on will meet that.
+        let read = file.read_at(&mut front, 0).unwrap_or(0);
+        if let Decoded::Header(header) = Header::decode(&front[..read])
+            && header.salt != segment.header.salt
+            && (header.epoch, header.sequence) == (self.epoch, segment.header.sequence)
+            && let Some(Rewritten { end, len, .. }) = header.rewritten
+        {
+            let path = segment.path.clone();
+            return Ok((Arc::new(Segment::new(header, path, end, len)), file));
+        }
+        Ok((Arc::clone(segment), file))
     }
 
     /// Whether a segment whose file is not there was released: then it is no loss.
@@ -172,7 +208,7 @@ impl Shared {
     }
 
     /// Notes which lanes are full, now that less is on disk.
-    fn note_lanes(&self) {
+    pub(super) fn note_lanes(&self) {
         self.lanes.note(self.queue.total(self.bytes()));
     }
 
@@ -180,8 +216,22 @@ impl Shared {
     /// otherwise a crash could bring back an older one without a newer one, and recovery would take
     /// the hole for a loss.
     pub(super) fn remove_released(&self) {
+        let _alone = self.housekeeping();
         self.unlink_released();
         self.note_lanes();
+    }
+
+    /// The same, but for when somebody is at it, or rewrites segments: nobody is to wait for that.
+    pub(super) fn try_remove_released(&self) {
+        if let Ok(_alone) = self.housekeeping.try_lock() {
+            self.unlink_released();
+            self.note_lanes();
+        }
+    }
+
+    /// Only one removes or rewrites segments at a time.
+    pub(super) fn housekeeping(&self) -> MutexGuard<'_, ()> {
+        self.housekeeping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unlink_released(&self) {

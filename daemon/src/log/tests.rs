@@ -4,6 +4,7 @@ mod compressed;
 mod crash;
 mod damage;
 mod formats;
+mod lanes;
 mod model;
 mod on_sled;
 mod regress;

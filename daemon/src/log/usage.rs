@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use tidegate_event::Lsn;
+use tokio::sync::watch;
 
 use super::shared::Shared;
 use super::{Log, Loss, Losses, Written};
@@ -65,6 +66,11 @@ impl Log {
     /// The loss ledger's entries, oldest first.
     pub fn losses(&self) -> Vec<Loss> {
         self.shared.ledger.entries()
+    }
+
+    /// Changes whenever something is entered in the loss ledger.
+    pub fn watch_losses(&self) -> watch::Receiver<u64> {
+        self.shared.ledger.watch()
     }
 
     /// How much the loss ledger holds.

@@ -235,7 +235,7 @@ impl Writer {
                 self.shared.wear.wrote(0, segment.len() + room as u64);
                 self.shared.table_mut().0.push(Arc::clone(&segment));
                 self.active = Some(Active { segment, file });
-                self.shared.remove_released();
+                self.shared.try_remove_released();
                 true
             }
             Err(error) => {

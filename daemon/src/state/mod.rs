@@ -51,6 +51,7 @@ use store::{Store, Table, lock};
 
 /// Read models stand under this prefix among the trees on disk.
 const MODEL: &str = "model/";
+const NOTES: &str = "notes/";
 /// No read model, as the cursors' tree: its version counts its changes.
 const LOG: &str = "log";
 /// In the tree [`LOG`]: the epoch, u64 little-endian.
@@ -88,6 +89,13 @@ struct Model {
     control: AtomicU64,
     /// Held while the tree is changed, or copied into a checkpoint.
     changing: Mutex<()>,
+}
+
+/// Keys and values that have nothing to do with a place in the log.
+#[derive(Debug, Clone)]
+pub struct Notes {
+    table: Table,
+    changes: Arc<Mutex<u64>>,
 }
 
 /// How much of the log is not needed to rebuild something.
@@ -152,12 +160,15 @@ pub enum StateError {
     /// The checkpoint cannot be written.
     #[error("cannot write a checkpoint of the state: {0}")]
     Checkpoint(#[from] io::Error),
+    /// No room can be made in a lane of the log.
+    #[error("cannot rewrite the log's oldest segments: {0}")]
+    Log(io::Error),
 }
 
 impl StateError {
     /// Whether room on the disk would help.
     pub fn is_disk_full(&self) -> bool {
-        matches!(self, Self::Checkpoint(error) if error.kind() == io::ErrorKind::StorageFull)
+        matches!(self, Self::Checkpoint(error) | Self::Log(error) if error.kind() == io::ErrorKind::StorageFull)
     }
 }
 
@@ -288,6 +299,13 @@ impl State {
         Ok(any)
     }
 
+    /// What somebody notes down for itself under `name`, and would not lose with a power cut for the
+    /// worst: it counts in no [`State::checkpoint`]'s answer.
+    pub fn notes(&self, name: &str) -> Result<Notes, StateError> {
+        let table = self.inner.store.table(&format!("{NOTES}{name}"))?;
+        Ok(Notes { changes: Arc::new(Mutex::new(table.version()?.unwrap_or_default())), table })
+    }
+
     /// The sinks' cursors.
     pub fn cursors(&self) -> Cursors {
         self.inner.cursors.clone()
@@ -360,6 +378,22 @@ impl State {
     /// What went wrong first with the database, if something did: nothing is saved since.
     pub fn failure(&self) -> Option<&str> {
         self.inner.store.failure()
+    }
+}
+
+impl Notes {
+    /// Everything in it.
+    pub fn load(&self) -> Result<Vec<Entry>, StateError> {
+        let mut entries = Vec::new();
+        self.table.scan(|key, value| entries.push((key.to_vec(), value.to_vec())))?;
+        Ok(entries)
+    }
+
+    /// Makes the changes, in one atomic step.
+    pub fn change(&self, changes: Vec<Change>) -> Result<(), StateError> {
+        let mut number = lock(&self.changes);
+        *number += 1;
+        self.table.apply(changes, *number)
     }
 }
 

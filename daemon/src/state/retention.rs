@@ -14,6 +14,9 @@
 //! quarters full; then it stops in order, because a start rebuilds the database and a full log
 //! refuses events.
 //!
+//! Lanes that drop their oldest events have them dropped, or thinned out, here: as soon as they are nearly
+//! full, and behind a checkpoint too. So have lanes that keep events no longer than their `max-age`.
+//!
 //! A disk that is full before the log is (somebody else filled it, or `log.max-size` is larger than the
 //! partition) counts as a full log. If a checkpoint does not fit on it, the [`Ballast`] makes room for
 //! one; it is written again when the disk takes writes.
@@ -23,12 +26,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tidegate_event::Lsn;
+use tidegate_event::{Lsn, Received};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, error, warn};
 
 use super::ballast::Ballast;
 use super::{State, StateError};
+use crate::clock::Clock;
 use crate::log::{Log, Usage};
 use crate::supervise::{Role, Supervisor};
 
@@ -36,6 +40,8 @@ use crate::supervise::{Role, Supervisor};
 const TICK: Duration = Duration::from_millis(200);
 /// Events that could go wait at most this long for others.
 const GATHER: Duration = Duration::from_secs(60);
+/// Between two looks for events that are older than their lane keeps them.
+const LOOK: Duration = Duration::from_secs(10);
 /// After a checkpoint that could not be written.
 const RETRY: Duration = Duration::from_secs(10);
 /// How many moments are remembered of the time that `retain` spans.
@@ -56,6 +62,8 @@ pub struct Retention {
     pub max_size: u64,
     /// Room for a checkpoint on a full disk.
     pub ballast: Ballast,
+    /// Says how old events are.
+    pub clock: Clock,
     /// `log.retain`: counted from the start for events that are older than that.
     pub retain: Duration,
 }
@@ -134,13 +142,15 @@ impl Retention {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut marks = Marks::new(self.retain);
         let mut released_at = Instant::now();
+        let mut looked_at = Instant::now();
         let mut failed_at: Option<Instant> = None;
         let mut ballast_at: Option<Instant> = None;
         loop {
-            tokio::select! {
+            let urgent = tokio::select! {
                 () = supervisor.drain().cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+                () = self.log.pressed() => true,
+                _ = ticks.tick() => false,
+            };
             if self.state.is_untidy() {
                 let state = self.state.clone();
                 // What it fails on is said by whoever has something to save.
@@ -156,6 +166,16 @@ impl Retention {
             }
             if failed_at.is_some_and(|at| at.elapsed() < RETRY) {
                 continue;
+            }
+            let expired = match self.clock.now() {
+                Received::Synced { unix_micros } if looked_at.elapsed() >= LOOK => {
+                    looked_at = Instant::now();
+                    self.log.has_expired(unix_micros).then_some(unix_micros)
+                }
+                _ => None,
+            };
+            if urgent || expired.is_some() || self.log.is_pressed() {
+                self.make_room(expired).await;
             }
             let view = self.view(&mut marks, released_at.elapsed());
             let before = match view.action() {
@@ -220,6 +240,25 @@ impl Retention {
         task.await.unwrap_or(Ok(()))
     }
 
+    /// Makes room in lanes that drop their oldest events, and drops what is older than its lane keeps it,
+    /// at this time in microseconds since 1970.
+    async fn make_room(&self, now: Option<i64>) {
+        let (log, state) = (Arc::clone(&self.log), self.state.clone());
+        let cursors = self.state.cursors();
+        let sinks = self.sinks.iter().map(|name| cursors.get(name).unwrap_or_default());
+        let needed = sinks.min().unwrap_or(Lsn::MAX);
+        let ballast = self.ballast.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            make_room(&log, &state, || ballast.give_up(), needed, now)
+        });
+        match task.await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => error!(%why, "no room can be made in the log's lanes"),
+            // It does not panic; and if it does, the next tick tries again.
+            Err(_) => {}
+        }
+    }
+
     async fn hold_ballast(&self) {
         let ballast = self.ballast.clone();
         let held = tokio::task::spawn_blocking(move || ballast.hold()).await;
@@ -251,6 +290,37 @@ pub(crate) fn free(
     log.release_control(covered.control, covered.lsn.saturating_add(2));
     log.release(before);
     debug!(before, "released");
+    Ok(())
+}
+
+/// Makes room in lanes, as far as checkpoints cover it: of the two that are kept, so that it may take two.
+/// Where the disk is full, `give_up` may help; it answers whether it did.
+pub(crate) fn make_room(
+    log: &Log,
+    state: &State,
+    give_up: impl FnOnce() -> bool,
+    needed: Lsn,
+    now: Option<i64>,
+) -> Result<(), StateError> {
+    let mut give_up = Some(give_up);
+    for _ in 0..2 {
+        let covered = match (state.checkpoint(), give_up.take()) {
+            (Err(error), Some(give_up)) if error.is_disk_full() && give_up() => {
+                state.checkpoint()?
+            }
+            (other, _) => other?,
+        };
+        let covered = log.covered(covered.lsn, covered.control, needed);
+        let expired = now.map_or(Ok(0), |now| log.expire(now, &covered));
+        let trimmed = log.trim(&covered).map_err(StateError::Log)?;
+        let expired = expired.map_err(StateError::Log)?;
+        debug!(trimmed, expired, "room was made in the log's lanes");
+        if !log.is_pressed() && !now.is_some_and(|now| log.has_expired(now)) {
+            return Ok(());
+        }
+    }
+    // Read models may be in the way.
+    state.request_save();
     Ok(())
 }
 

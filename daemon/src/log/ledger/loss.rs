@@ -96,7 +96,11 @@ impl Loss {
     }
 
     pub(super) fn covers(&self, other: &Self) -> bool {
+        // Of a range that is lost in part only, nobody knows which part.
+        let is_whole = self.count == self.len() || self.reason == other.reason;
         self.lane == other.lane
+            && is_whole
+            && self.count >= other.count
             && self.lsns.start() <= other.lsns.start()
             && self.lsns.end() >= other.lsns.end()
     }

@@ -1,0 +1,311 @@
+//! Makes room in lanes that are full: thins their oldest events out, or drops them; and drops what is too
+//! old. What is lost so, and some sink has not got, stands in the ledger before it goes.
+
+mod thin;
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tidegate_event::record::Item;
+use tidegate_event::{EventRef, Lane, Lsn};
+use tracing::{info, warn};
+
+use super::ledger::Reason;
+use super::rewrite::{self, Fate};
+use super::segment::{self, Segment};
+use super::shared::Shared;
+use super::{Downsample, Log, WhenFull};
+use thin::Thinning;
+
+/// A segment that was rewritten and is smaller takes up the next one that is rewritten.
+const SMALL: u64 = 256 << 10;
+
+/// What may go.
+#[derive(Debug, Clone, Copy)]
+pub struct Covered {
+    /// Events before this one are covered by checkpoints.
+    pub before: Lsn,
+    /// So are control records up to this [`Log::control_mark`].
+    pub control: u64,
+    /// Some sink has not got events from this one on.
+    pub needed: Lsn,
+}
+
+impl Log {
+    /// Resolves when a lane wants its oldest events dropped: now and then, while that is so.
+    pub async fn pressed(&self) {
+        self.shared.trim.notified().await;
+    }
+
+    /// Whether a lane that drops its oldest events has hardly any room.
+    pub fn is_pressed(&self) -> bool {
+        !self.shared.pressed().is_empty()
+    }
+
+    /// What may go, where checkpoints cover events up to `lsn` and control records up to `mark`
+    /// ([`Log::control_mark`]), and some sink has not got the event `needed`.
+    pub fn covered(&self, lsn: Lsn, mark: u64, needed: Lsn) -> Covered {
+        let control = self.shared.table().covered(mark, lsn.saturating_add(2));
+        Covered { before: lsn.saturating_add(1), control, needed }
+    }
+
+    /// Whether a lane has events older than its `max_age` in a segment that could go, at this time in
+    /// microseconds since 1970.
+    pub fn has_expired(&self, now: i64) -> bool {
+        let lanes: Vec<_> = self.expiring(now).collect();
+        let table = self.shared.table();
+        let Some((_, sealed)) = table.0.split_last() else { return false };
+        sealed.iter().any(|segment| lanes.iter().any(|(lane, to)| is_older(segment, *lane, *to)))
+    }
+
+    /// Makes room in all lanes that drop their oldest events and are full, as far as `covered` lets it.
+    /// Answers how many events went. Waits for the disk.
+    pub fn trim(&self, covered: &Covered) -> io::Result<u64> {
+        let shared = &self.shared;
+        let _alone = shared.housekeeping();
+        let mut dropped = 0;
+        // Each turn makes a lane smaller in one segment.
+        while let Some((lane, _)) = shared.pressed().first().copied() {
+            let trim = Trim { shared, lane, covered };
+            match trim.once()? {
+                Some(events) => dropped += events,
+                None => {
+                    trim.roll();
+                    break;
+                }
+            }
+        }
+        shared.made_room();
+        Ok(dropped)
+    }
+
+    /// Drops what is older than its lane's `max_age`, a segment at a time: those whose newest event of
+    /// the lane is. Answers how many events went. Waits for the disk.
+    pub fn expire(&self, now: i64, covered: &Covered) -> io::Result<u64> {
+        let shared = &self.shared;
+        let _alone = shared.housekeeping();
+        let mut dropped = 0;
+        for (lane, to) in self.expiring(now) {
+            let trim = Trim { shared, lane, covered };
+            for segment in trim.sealed() {
+                if is_older(&segment, lane, to) {
+                    dropped += trim.drop_from(&segment, Reason::Expired)?;
+                }
+            }
+        }
+        shared.made_room();
+        Ok(dropped)
+    }
+
+    /// The lanes whose events expire; and up to when they have.
+    fn expiring(&self, now: i64) -> impl Iterator<Item = (Lane, i64)> {
+        let lanes = self.lanes();
+        lanes.all().filter_map(move |lane| {
+            let age = i64::try_from(lanes.rule(lane).max_age?.as_micros()).ok()?;
+            Some((lane, now.checked_sub(age)?))
+        })
+    }
+}
+
+/// Whether all events of the lane in it were received before this time, and there are any.
+fn is_older(segment: &Segment, lane: Lane, to: i64) -> bool {
+    segment.lanes().get(lane).is_some_and(|part| part.events > 0 && part.newest < to)
+}
+
+impl Shared {
+    /// The lanes that lack room, and how much.
+    fn pressed(&self) -> Vec<(Lane, u64)> {
+        self.lanes.pressed(self.queue.total(self.bytes()))
+    }
+
+    fn made_room(&self) {
+        self.note_lanes();
+        self.queue.released();
+    }
+
+    /// Removes the oldest segment, of which nothing is needed.
+    fn remove_oldest(&self, segment: &Arc<Segment>) -> io::Result<()> {
+        match self.storage.unlink(&segment.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        if self.table_mut().remove(segment.header.sequence) {
+            self.bytes.fetch_sub(segment.len(), Ordering::AcqRel);
+            self.lanes.remove(&segment.lanes());
+        }
+        self.storage.sync_dir(&self.dir)
+    }
+}
+
+/// Makes one lane smaller.
+struct Trim<'a> {
+    shared: &'a Arc<Shared>,
+    lane: Lane,
+    covered: &'a Covered,
+}
+
+impl Trim<'_> {
+    /// The segments that may be rewritten, oldest first.
+    fn sealed(&self) -> Vec<Arc<Segment>> {
+        let table = self.shared.table();
+        let Some((_, sealed)) = table.0.split_last() else { return Vec::new() };
+        let may_go = |segment: &&Arc<Segment>| {
+            segment.end() <= self.covered.before && segment.header.through() < self.covered.control
+        };
+        sealed.iter().take_while(may_go).cloned().collect()
+    }
+
+    fn has_events(&self, segment: &Segment) -> bool {
+        segment.lanes().get(self.lane).is_some_and(|part| part.events > 0)
+    }
+
+    /// Thins the oldest segment out that is not, or drops the lane's events from the oldest one. Answers
+    /// how many events went; `None` where there is nothing to do.
+    fn once(&self) -> io::Result<Option<u64>> {
+        let sealed = self.sealed();
+        let mut filled = sealed.iter().filter(|segment| self.has_events(segment));
+        if let WhenFull::Downsample(downsample) = &self.shared.lanes.rule(self.lane).when_full
+            && let Some(segment) =
+                filled.clone().find(|segment| !segment.figures().thinned.contains(&self.lane))
+        {
+            return self.thin(segment, downsample).map(Some);
+        }
+        match filled.next() {
+            Some(segment) => self.drop_from(segment, Reason::Dropped).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Asks for a new segment where all its events are in the newest one, which is not to be touched.
+    fn roll(&self) {
+        let table = self.shared.table();
+        if let Some((newest, sealed)) = table.0.split_last()
+            && self.has_events(newest)
+            && !sealed.iter().any(|segment| self.has_events(segment))
+        {
+            self.shared.queue.roll();
+        }
+    }
+
+    /// Drops the lane's events from a segment.
+    fn drop_from(&self, segment: &Arc<Segment>, reason: Reason) -> io::Result<u64> {
+        let lanes = segment.lanes();
+        let events = lanes.get(self.lane).map_or(0, |part| u64::from(part.events));
+        self.enter(segment, reason, |_| true)?;
+        let is_oldest = self.shared.table().0.first().is_some_and(|it| Arc::ptr_eq(it, segment));
+        let alone = lanes.iter().all(|part| part.lane == self.lane || part.events == 0);
+        if is_oldest && alone {
+            self.shared.remove_oldest(segment)?;
+            return Ok(events);
+        }
+        let mut thinned = segment.figures().thinned;
+        thinned.retain(|lane| *lane != self.lane);
+        let lane = self.lane;
+        let first = segment.header.first;
+        self.rewrite(segment, thinned, |event| match event.lane == lane && event.lsn() >= first {
+            true => Fate::Gone,
+            false => Fate::Kept,
+        })?;
+        Ok(events)
+    }
+
+    fn thin(&self, segment: &Arc<Segment>, downsample: &Downsample) -> io::Result<u64> {
+        let mut thinning = Thinning::new(downsample);
+        rewrite::read(self.shared, segment, |item| {
+            if let Item::Event(event) = item
+                && event.lane == self.lane
+            {
+                thinning.look(&event);
+            }
+            Ok(())
+        })?;
+        let mut kept = thinning.decided();
+        self.enter(segment, Reason::Thinned, |event| !kept.contains_key(&event.lsn()))?;
+        let mut thinned = segment.figures().thinned;
+        thinned.push(self.lane);
+        let (lane, first) = (self.lane, segment.header.first);
+        let mut gone = 0;
+        self.rewrite(segment, thinned, |event| {
+            if event.lane != lane || event.lsn() < first {
+                return Fate::Kept;
+            }
+            match kept.remove(&event.lsn()) {
+                Some(Some(payload)) => Fate::Changed(payload),
+                Some(None) => Fate::Kept,
+                None => {
+                    gone += 1;
+                    Fate::Gone
+                }
+            }
+        })?;
+        Ok(gone)
+    }
+
+    /// Enters in the ledger which events of the lane go, that some sink has not got. Nothing goes before
+    /// that is durable.
+    fn enter(
+        &self,
+        segment: &Arc<Segment>,
+        reason: Reason,
+        goes: impl Fn(&EventRef<'_>) -> bool,
+    ) -> io::Result<()> {
+        if segment.end() <= self.covered.needed {
+            return Ok(());
+        }
+        let (mut lsns, mut count): (Option<RangeInclusive<Lsn>>, u64) = (None, 0);
+        rewrite::read(self.shared, segment, |item| {
+            if let Item::Event(event) = item
+                && event.lane == self.lane
+                && event.lsn() >= self.covered.needed
+                && goes(&event)
+            {
+                let first = lsns.as_ref().map_or(event.lsn(), |lsns| *lsns.start());
+                lsns = Some(first..=event.lsn());
+                count += 1;
+            }
+            Ok(())
+        })?;
+        let Some(lsns) = lsns else { return Ok(()) };
+        if self.shared.dropped(self.lane, lsns, count, reason) {
+            Ok(())
+        } else {
+            Err(io::Error::other("the loss ledger cannot be written"))
+        }
+    }
+
+    /// Together with the one before it, if that is small.
+    fn rewrite(
+        &self,
+        segment: &Arc<Segment>,
+        mut thinned: Vec<Lane>,
+        fate: impl FnMut(&EventRef<'_>) -> Fate,
+    ) -> io::Result<()> {
+        let before = {
+            let table = self.shared.table();
+            let place = table.0.iter().position(|it| Arc::ptr_eq(it, segment));
+            place.and_then(|place| place.checked_sub(1)).map(|place| Arc::clone(&table.0[place]))
+        };
+        let is_small = |it: &Arc<Segment>| it.header.rewritten.is_some() && it.len() <= SMALL;
+        let mut run = vec![Arc::clone(segment)];
+        if let Some(small) = before.filter(is_small) {
+            // A lane is thinned out where it is in both.
+            let figures = small.figures();
+            let has = |lane: Lane| figures.lanes.get(lane).is_some_and(|part| part.events > 0);
+            thinned.retain(|lane| !has(*lane) || figures.thinned.contains(lane));
+            let lanes = segment.lanes();
+            let lacks = |lane: Lane| lanes.get(lane).is_none_or(|part| part.events == 0);
+            thinned.extend(figures.thinned.iter().copied().filter(|lane| lacks(*lane)));
+            run.insert(0, small);
+        }
+        let bytes: u64 = run.iter().map(|segment| segment.len()).sum();
+        rewrite::rewrite(self.shared, &run, thinned, fate).inspect_err(|error| {
+            warn!(path = %segment.path.display(), %error, "cannot be rewritten");
+        })?;
+        let (lane, path) = (self.shared.lanes.name(self.lane), segment.path.display());
+        let left = bytes.saturating_sub(segment::HEADER_LEN as u64);
+        info!(lane, %path, left, "rewritten, to make room in its lane");
+        Ok(())
+    }
+}
