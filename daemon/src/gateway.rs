@@ -32,7 +32,7 @@ use crate::log::{self, FileSystem, Log, Storage};
 use crate::memory::Memory;
 use crate::notify::Sockets;
 use crate::progress::Progress;
-use crate::services::{self, Services};
+use crate::services::{self, Losses, Services};
 use crate::state::State;
 use crate::state::ballast::Ballast;
 use crate::state::retention::{Retention, SessionBacklog};
@@ -375,6 +375,8 @@ fn start_services(
     services
         .start_alerts(&config.gateway, &config.alerts, config.limits.max_alert_devices)
         .map_err(|error| not_loaded("alerts", error))?;
+    Losses::start(&config.gateway.id, log, gate, state, readers)
+        .map_err(|error| not_loaded("losses", error))?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 //! it may itself be what keeps a full log from being freed. [`crate::state::retention`] then asks it to
 //! save, which it cannot; it gives up what it has to say after 10 s, and counts it.
 
+mod losses;
 mod metrics;
 mod run;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use crate::gate::Gate;
 use crate::log::Log;
 use crate::state::{State, StateError, Tree};
 use crate::supervise::{Role, Supervisor};
+pub use losses::Losses;
 pub use metrics::Metrics;
 use run::{End, Run};
 

@@ -298,17 +298,14 @@ pub(crate) fn free(
 pub(crate) fn make_room(
     log: &Log,
     state: &State,
-    give_up: impl FnOnce() -> bool,
+    give_up: impl Fn() -> bool,
     needed: Lsn,
     now: Option<i64>,
 ) -> Result<(), StateError> {
-    let mut give_up = Some(give_up);
     for _ in 0..2 {
-        let covered = match (state.checkpoint(), give_up.take()) {
-            (Err(error), Some(give_up)) if error.is_disk_full() && give_up() => {
-                state.checkpoint()?
-            }
-            (other, _) => other?,
+        let covered = match state.checkpoint() {
+            Err(error) if error.is_disk_full() && give_up() => state.checkpoint()?,
+            other => other?,
         };
         let covered = log.covered(covered.lsn, covered.control, needed);
         let expired = now.map_or(Ok(0), |now| log.expire(now, &covered));
