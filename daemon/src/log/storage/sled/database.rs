@@ -63,10 +63,15 @@ pub(super) fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// A length as it is noted: itself, and its checksum.
+fn note(len: u64) -> String {
+    format!("{len} {:08x}\n", crc32c::crc32c(&len.to_le_bytes()))
+}
+
 fn noted(dir: &Path) -> Option<u64> {
     let text = fs::read_to_string(dir.join(LENGTH)).ok()?;
-    let number = text.strip_suffix('\n').filter(|number| number.len() == 20)?;
-    number.parse().ok()
+    let len = text.split(' ').next()?.parse().ok()?;
+    (note(len) == text).then_some(len)
 }
 
 impl Database {
@@ -328,7 +333,7 @@ impl Drop for Database {
         state.close();
         if let Some(len) = len {
             // Without it the next one who asks for the length opens the database.
-            let _ = fs::write(beside(&state.head).join(LENGTH), format!("{len:020}\n"));
+            let _ = fs::write(beside(&state.head).join(LENGTH), note(len));
         }
     }
 }
