@@ -151,6 +151,7 @@ impl Forwarder {
         let metrics = &self.courier.metrics;
         let sink = self.courier.monitor.name();
         metrics.filtered.inc_by(filled.filtered);
+        metrics.lost.inc_by(filled.gone);
         let (mut lost, mut first, mut last) = (0, Lsn::MAX, 0);
         for loss in &filled.lost {
             if loss.reason == Reason::Expired {

@@ -80,6 +80,8 @@ pub(super) struct Filled {
     pub(super) filtered: u64,
     /// What cannot be sent, one a lane and reason. It stands in the log's ledger.
     pub(super) lost: Vec<Lost>,
+    /// Events that were not kept, which the ledger says already.
+    pub(super) gone: u64,
     pub(super) end: End,
 }
 
@@ -185,7 +187,7 @@ impl Intake {
     /// most, and nothing from `stop` on.
     pub(super) fn fill(&mut self, room: usize, now: Instant, stop: Lsn) -> Filled {
         let mut filled =
-            Filled { closed: Vec::new(), filtered: 0, lost: Vec::new(), end: End::More };
+            Filled { closed: Vec::new(), filtered: 0, lost: Vec::new(), gone: 0, end: End::More };
         if self.is_finished() || self.next >= stop {
             return filled;
         }
@@ -328,8 +330,12 @@ impl Intake {
     fn pass_gone(&mut self, lane: Lane, to: Lsn, filled: &mut Filled) {
         let to = to.min(self.span.to.unwrap_or(Lsn::MAX));
         if to > self.next && self.span.lanes.contains(lane) {
-            let count = self.count(self.next, to);
-            filled.lose(Reason::Dropped, Some(lane), self.next..=to - 1, count);
+            let (lsns, count) = (self.next..=to - 1, self.count(self.next, to));
+            if self.reader.knows_gone(lane, &lsns) {
+                filled.gone += count;
+            } else {
+                filled.lose(Reason::Dropped, Some(lane), lsns, count);
+            }
         }
         self.next = self.next.max(to);
     }

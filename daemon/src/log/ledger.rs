@@ -22,9 +22,11 @@ mod loss;
 mod tests;
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tidegate_event::{Lane, Lsn};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -201,6 +203,26 @@ impl Ledger {
     /// were noticed.
     pub fn entries(&self) -> Vec<Loss> {
         self.lock().entries.clone()
+    }
+
+    /// Whether entries say that these events of a lane were dropped, thinned out or have expired.
+    pub(super) fn knows_gone(&self, lane: Lane, lsns: &RangeInclusive<Lsn>) -> bool {
+        let state = self.lock();
+        let on_purpose = |loss: &&Loss| {
+            let purpose = [Reason::Dropped, Reason::Expired, Reason::Thinned];
+            loss.lane == lane && purpose.contains(&loss.reason)
+        };
+        let mut next = *lsns.start();
+        loop {
+            let goes_on = |loss: &&Loss| loss.lsns.contains(&next);
+            let Some(loss) = state.entries.iter().rev().filter(on_purpose).find(goes_on) else {
+                return next > *lsns.end();
+            };
+            next = loss.lsns.end().saturating_add(1);
+            if next > *lsns.end() {
+                return true;
+            }
+        }
     }
 
     /// Changes whenever something is entered.

@@ -173,6 +173,7 @@ mod ledger;
 // Its parts,
 mod lane;
 // and how room is made in them.
+mod gone;
 mod rewrite;
 mod trim;
 // What all of them share,

@@ -104,7 +104,7 @@ impl Need {
 
     /// A block of so many bytes in lane 0.
     pub(super) fn in_lane_0(block: u64) -> Self {
-        let all = InLane { lane: Lane(0), events: 1, bytes: block, newest: i64::MIN };
+        let all = InLane { lane: Lane(0), events: 1, gone: 0, bytes: block, newest: i64::MIN };
         Self::events(block as usize, &std::iter::once(all).collect())
     }
 

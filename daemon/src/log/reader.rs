@@ -129,6 +129,10 @@ impl Reader {
         self.shared.lost_some(lane, lsns, count, reason);
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// The LSN that comes next.
     pub fn position(&self) -> Lsn {
         self.next

@@ -193,7 +193,7 @@ impl Segment {
     pub(super) fn all_in_lane_0(&self) -> InLanes {
         let events = u32::try_from(self.end() - self.header.first).unwrap_or(u32::MAX);
         let bytes = self.len().saturating_sub(HEADER_LEN as u64);
-        let all = InLane { lane: Lane(0), events, bytes, newest: i64::MAX };
+        let all = InLane { lane: Lane(0), events, gone: 0, bytes, newest: i64::MAX };
         std::iter::once(all).filter(|all| all.events > 0).collect()
     }
 

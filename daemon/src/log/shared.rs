@@ -8,6 +8,7 @@ use tidegate_event::{Epoch, Lane, Lsn};
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
+use super::gone::Gone;
 use super::lane::Lanes;
 use super::ledger::{Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
@@ -45,6 +46,7 @@ pub(super) struct Shared {
     /// Whether the disk takes no writes because it is full.
     pub(super) disk_full: AtomicBool,
     housekeeping: Mutex<()>,
+    pub(super) gone: Gone,
     /// The oldest events of a lane are to make room.
     pub(super) trim: Notify,
     pub(super) ledger: Ledger,
@@ -88,6 +90,7 @@ impl Shared {
             control_lost: AtomicU64::new(recovered.report.control_lost),
             disk_full: AtomicBool::new(false),
             housekeeping: Mutex::new(()),
+            gone: Gone::default(),
             trim: Notify::new(),
             ledger,
             quarantine,

@@ -181,6 +181,8 @@ impl Writer {
         shared.bytes.fetch_add(bytes, Ordering::AcqRel);
         // Control records alone are no news to those who wait for events.
         if batch.count > 0 {
+            // Before anybody can read it.
+            shared.gone.note(&batch.lanes, &(self.next - u64::from(batch.count)..=self.next - 1));
             shared.committed.store(self.next - 1, Ordering::Release);
             shared.watch.send_replace(self.next - 1);
         }

@@ -40,6 +40,8 @@ use crate::supervise::{Role, Supervisor};
 const TICK: Duration = Duration::from_millis(200);
 /// Events that could go wait at most this long for others.
 const GATHER: Duration = Duration::from_secs(60);
+/// What was dropped within this time is one entry of the ledger.
+const ENTER: Duration = Duration::from_secs(1);
 /// Between two looks for events that are older than their lane keeps them.
 const LOOK: Duration = Duration::from_secs(10);
 /// After a checkpoint that could not be written.
@@ -143,11 +145,12 @@ impl Retention {
         let mut marks = Marks::new(self.retain);
         let mut released_at = Instant::now();
         let mut looked_at = Instant::now();
+        let mut entered_at = Instant::now();
         let mut failed_at: Option<Instant> = None;
         let mut ballast_at: Option<Instant> = None;
         loop {
             let urgent = tokio::select! {
-                () = supervisor.drain().cancelled() => return,
+                () = supervisor.drain().cancelled() => return self.enter_gone().await,
                 () = self.log.pressed() => true,
                 _ = ticks.tick() => false,
             };
@@ -176,6 +179,10 @@ impl Retention {
             };
             if urgent || expired.is_some() || self.log.is_pressed() {
                 self.make_room(expired).await;
+            }
+            if entered_at.elapsed() >= ENTER {
+                entered_at = Instant::now();
+                self.enter_gone().await;
             }
             let view = self.view(&mut marks, released_at.elapsed());
             let before = match view.action() {
@@ -238,6 +245,13 @@ impl Retention {
         });
         // It does not panic; and if it does, the next tick tries again.
         task.await.unwrap_or(Ok(()))
+    }
+
+    /// Enters in the ledger what lanes dropped that drop new events.
+    async fn enter_gone(&self) {
+        let log = Arc::clone(&self.log);
+        // What it fails on, the log says.
+        let _ = tokio::task::spawn_blocking(move || log.enter_gone()).await;
     }
 
     /// Makes room in lanes that drop their oldest events, and drops what is older than its lane keeps it,

@@ -113,7 +113,7 @@ impl BlockBuilder {
         self.payload_bytes += event.payload.len() as u64;
         self.count += 1;
         self.last_gone = None;
-        self.lanes.add(InLane::of(lane, 1, self.bytes.len() - before, self.received));
+        self.lanes.add(InLane::of(lane, (1, 0), self.bytes.len() - before, self.received));
     }
 
     /// Appends so many LSNs of `lane` whose events are not kept.
@@ -131,7 +131,7 @@ impl BlockBuilder {
         varint::write(u64::from(run), &mut self.bytes);
         self.count += lsns;
         let grown = self.bytes.len().saturating_sub(before);
-        self.lanes.add(InLane::of(lane, 0, grown, self.received));
+        self.lanes.add(InLane::of(lane, (0, lsns), grown, self.received));
     }
 
     /// What it takes in each lane.

@@ -11,6 +11,8 @@ pub struct InLane {
     pub lane: Lane,
     /// Events that are there.
     pub events: u32,
+    /// Events that are gone.
+    pub gone: u32,
     /// Bytes of their records, and of those that say that events are gone. The head of a block counts
     /// with its first record.
     pub bytes: u64,
@@ -24,12 +26,17 @@ pub struct InLane {
 pub struct InLanes(Vec<InLane>);
 
 impl InLane {
-    pub(super) fn of(lane: Lane, events: u32, bytes: usize, received: Received) -> Self {
+    pub(super) fn of(
+        lane: Lane,
+        (events, gone): (u32, u32),
+        bytes: usize,
+        received: Received,
+    ) -> Self {
         let newest = match received {
             Received::Synced { unix_micros } => unix_micros,
             Received::SinceBoot { .. } => i64::MAX,
         };
-        Self { lane, events, bytes: bytes as u64, newest }
+        Self { lane, events, gone, bytes: bytes as u64, newest }
     }
 }
 
@@ -44,6 +51,7 @@ impl InLanes {
         match self.0.iter_mut().find(|known| known.lane == more.lane) {
             Some(known) => {
                 known.events = known.events.saturating_add(more.events);
+                known.gone = known.gone.saturating_add(more.gone);
                 known.bytes = known.bytes.saturating_add(more.bytes);
                 known.newest = known.newest.max(more.newest);
             }
@@ -88,8 +96,8 @@ pub fn lanes(payload: &[u8]) -> InLanes {
         loop {
             let before = items.rest();
             let (lane, count) = match items.next() {
-                Some(Ok(Item::Event(event))) => (event.lane, 1),
-                Some(Ok(Item::Gone { lane, .. })) => (lane, 0),
+                Some(Ok(Item::Event(event))) => (event.lane, (1, 0)),
+                Some(Ok(Item::Gone { lane, count, .. })) => (lane, (0, count)),
                 Some(Err(_)) | None => break,
             };
             let bytes = head + before - items.rest();

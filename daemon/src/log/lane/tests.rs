@@ -22,7 +22,7 @@ fn lanes(bulk: WhenFull) -> Lanes {
 }
 
 fn part(lane: u8, bytes: u64) -> InLanes {
-    InLanes::from_iter([InLane { lane: Lane(lane), events: 1, bytes, newest: 0 }])
+    InLanes::from_iter([InLane { lane: Lane(lane), events: 1, gone: 0, bytes, newest: 0 }])
 }
 
 #[test]
@@ -93,6 +93,7 @@ fn a_lane_that_drops_its_oldest_is_pressed_before_it_is_full() {
 fn what_is_gone_fits_whatever_the_lane_holds() {
     let lanes = lanes(WhenFull::DropNewest);
     lanes.add(&part(2, 300));
-    let gone = InLanes::from_iter([InLane { lane: Lane(2), events: 0, bytes: 5, newest: 0 }]);
+    let gone =
+        InLanes::from_iter([InLane { lane: Lane(2), events: 0, gone: 1, bytes: 5, newest: 0 }]);
     assert_eq!(lanes.fits(&gone, 305), Ok(()));
 }

@@ -93,6 +93,7 @@ pub(super) fn decode(bytes: &[u8; LEN]) -> Option<(Option<Rewritten>, Figures)> 
         figures.lanes.add(InLane {
             lane,
             events: u32_at(at + 4),
+            gone: 0,
             bytes: u64_at(at + 8),
             newest: u64_at(at + 16) as i64,
         });
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     fn part(lane: u8) -> InLane {
-        InLane { lane: Lane(lane), events: 7, bytes: 1 << 33, newest: -5 }
+        InLane { lane: Lane(lane), events: 7, gone: 0, bytes: 1 << 33, newest: -5 }
     }
 
     #[test]

@@ -323,4 +323,15 @@ async fn gone_events_have_their_lsns_whatever_is_full() {
     let Append::Accepted(commit) = log.append(&mut block) else { panic!("refused") };
     assert_eq!(commit.await.unwrap(), number..=number + 2);
     assert_eq!(look(&log).2, (number..=number + 2).collect::<BTreeSet<_>>());
+    let reader = log.reader(1);
+    let gone = |last| reader.knows_gone(Lane(0), &(number..=last));
+    assert!(gone(number + 2) && !gone(number + 3));
+    assert_eq!(ledger(&log, Reason::Dropped), []);
+    log.enter_gone();
+    let entry = (Lane(0), number..=number + 2, 3);
+    assert_eq!(ledger(&log, Reason::Dropped), [entry]);
+    assert!(
+        gone(number + 2) && !gone(number + 3) && !reader.knows_gone(ALERTS, &(number..=number))
+    );
+    assert_eq!(log.lane_usage(Lane(0)).dropped, 3);
 }

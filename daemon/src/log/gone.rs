@@ -1,0 +1,94 @@
+//! Events that were appended as gone, until they stand in the ledger.
+//!
+//! Where a full lane drops its newest events, one entry says what was dropped in a second or so. Until then
+//! the records themselves say it, which are as durable; who reads them meanwhile can ask here.
+
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tidegate_event::record::InLanes;
+use tidegate_event::{Lane, Lsn};
+
+use super::ledger::{Ledger, Loss, Reason};
+use super::{Log, Reader};
+
+/// What was appended as gone.
+#[derive(Debug, Default)]
+pub(super) struct Gone(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// By lane: between which LSNs, and how many.
+    new: Vec<Part>,
+    /// They are on their way into the ledger.
+    leaving: Vec<Part>,
+}
+
+#[derive(Debug, Clone)]
+struct Part {
+    lane: Lane,
+    lsns: RangeInclusive<Lsn>,
+    count: u64,
+}
+
+impl Gone {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what of a commit with these LSNs is gone.
+    pub(super) fn note(&self, parts: &InLanes, lsns: &RangeInclusive<Lsn>) {
+        for part in parts.iter().filter(|part| part.gone > 0) {
+            let (lane, count) = (part.lane, u64::from(part.gone));
+            let mut state = self.lock();
+            match state.new.iter_mut().find(|known| known.lane == lane) {
+                Some(known) => {
+                    known.lsns = *known.lsns.start()..=*lsns.end();
+                    known.count += count;
+                }
+                None => state.new.push(Part { lane, lsns: lsns.clone(), count }),
+            }
+        }
+    }
+
+    fn covers(&self, lane: Lane, lsns: &RangeInclusive<Lsn>) -> bool {
+        let state = self.lock();
+        let covers = |part: &Part| {
+            part.lane == lane && part.lsns.start() <= lsns.start() && part.lsns.end() >= lsns.end()
+        };
+        state.new.iter().chain(&state.leaving).any(covers)
+    }
+
+    /// Puts all that was noted into the ledger. Answers it. Waits for the disk.
+    fn enter(&self, ledger: &Ledger) -> Vec<(Lane, u64)> {
+        let mut state = self.lock();
+        if !state.new.is_empty() {
+            state.leaving = std::mem::take(&mut state.new);
+        }
+        let leaving = state.leaving.clone();
+        drop(state);
+        for Part { lane, lsns, count } in leaving.iter().cloned() {
+            ledger.record(Loss { count, ..Loss::now(lane, lsns, Reason::Dropped) });
+        }
+        self.lock().leaving.clear();
+        leaving.into_iter().map(|part| (part.lane, part.count)).collect()
+    }
+}
+
+impl Log {
+    /// Enters in the ledger what was appended as gone since the last time. Waits for the disk.
+    pub fn enter_gone(&self) {
+        for (lane, count) in self.shared.gone.enter(&self.shared.ledger) {
+            self.lanes().lost(lane, count, Reason::Dropped);
+        }
+    }
+}
+
+impl Reader {
+    /// Whether the ledger says of all these events of a lane that they were dropped, thinned out or have
+    /// expired, or is about to say so.
+    pub fn knows_gone(&self, lane: Lane, lsns: &RangeInclusive<Lsn>) -> bool {
+        let shared = self.shared();
+        shared.gone.covers(lane, lsns) || shared.ledger.knows_gone(lane, lsns)
+    }
+}
