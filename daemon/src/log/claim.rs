@@ -73,13 +73,14 @@ impl Claim {
         let lanes = Lanes::new(lanes, bounds.max_size);
         let shared =
             Shared::new(storage, options, lanes, bounds, &mut recovered, ledger, quarantine);
-        let Recovered { next, sequence, active, report, .. } = recovered;
+        let Recovered { next, sequence, active, spares, report, .. } = recovered;
         info!(
             dir = %shared.dir.display(), segments = shared.table().0.len(), bytes = shared.bytes(),
             last = shared.committed(), torn_bytes = report.torn_bytes,
             lost = report.quarantined.len(), set_aside = report.set_aside.len(), "log opened"
         );
         let shared = Arc::new(shared);
+        shared.take_spares(spares);
         let writer = Writer::new(Arc::clone(&shared), active, next, sequence, lock);
         Ok((Log { shared, writer: Mutex::new(None) }, writer, report))
     }

@@ -149,6 +149,25 @@ pub(super) fn resync(
     None
 }
 
+/// Whether somewhere in `bytes` a header says that a frame begins whose first event is `first`, or a
+/// later one.
+pub(super) fn is_announced(bytes: &[u8], first: Lsn) -> bool {
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| *byte == MAGIC[0]) {
+        rest = &rest[at..];
+        if Header::decode(rest).is_some_and(|header| header.first >= first) {
+            return true;
+        }
+        rest = &rest[1..];
+    }
+    false
+}
+
+/// Bytes of the frame that its header at the front of `bytes` announces; `None` where there is none.
+pub(super) fn announced_len(bytes: &[u8]) -> Option<usize> {
+    Header::decode(bytes).map(|header| header.frame_len())
+}
+
 fn checksum(frame: &[u8], salt: u64) -> u32 {
     let crc = crc32c::crc32c(&salt.to_le_bytes());
     let crc = crc32c::crc32c_append(crc, &frame[..CRC_AT]);

@@ -91,6 +91,11 @@ impl Collector for Metrics {
         for (name, help, value) in [
             ("tidegate_log_bytes", "Bytes on disk", usage.bytes),
             (
+                "tidegate_log_spare_bytes",
+                "Bytes taken on disk beside these, and free for events: allocated ahead, and files to be written over",
+                usage.spare,
+            ),
+            (
                 "tidegate_log_max_bytes",
                 "Bytes on disk beyond which events are refused",
                 self.max_size,

@@ -157,6 +157,8 @@ pub(crate) mod fuzzing;
 mod segment;
 // read one after the other, past damage.
 mod scan;
+// and used again.
+mod spare;
 // Appenders leave blocks here,
 mod queue;
 // one thread makes them durable,

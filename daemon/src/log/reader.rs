@@ -161,20 +161,31 @@ impl Reader {
                 Ok(None)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let lsns = self.next..=segment.end() - 1;
-                self.next = segment.end();
-                if !self.shared.was_released(&segment) {
-                    self.shared.lost(lsns.clone(), Reason::Missing);
-                }
-                Ok(Some(Read::Lost(lsns)))
+                Ok(Some(Read::Lost(self.gone(&segment))))
             }
             Err(source) => Err(ReadError { path: segment.path.clone(), source }),
         }
     }
 
+    /// Passes over the rest of a segment whose file is not there: a loss, unless it was released.
+    fn gone(&mut self, segment: &Arc<Segment>) -> RangeInclusive<Lsn> {
+        let lsns = self.next..=segment.end() - 1;
+        self.next = segment.end();
+        if !self.shared.was_released(segment) {
+            self.shared.lost(lsns.clone(), Reason::Missing);
+        }
+        lsns
+    }
+
     /// Passes over damage. Answers what of it was still to be read.
     fn skip(&mut self) -> Result<Option<RangeInclusive<Lsn>>, ReadError> {
         let Some((segment, scan)) = &mut self.at else { return Ok(None) };
+        if self.shared.is_gone(segment) {
+            // Released, and written over meanwhile.
+            let segment = Arc::clone(segment);
+            self.at = None;
+            return Ok((self.next < segment.end()).then(|| self.gone(&segment)));
+        }
         let end = segment.end();
         let skipped = scan
             .skip(segment.len(), end)

@@ -8,14 +8,16 @@ use std::sync::Arc;
 
 use tidegate_event::record::{self, InLanes};
 use tidegate_event::{Epoch, EventId, Lane, Lsn};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::compress::Payloads;
+use super::frame;
 use super::lane;
 use super::ledger::{self, Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
 use super::scan::{Frames, Scan, Step};
 use super::segment::{self, Before, Decoded, Header, Segment, Table};
+use super::spare::{self, Spare};
 use super::storage::{File, Storage};
 use super::writer::Active;
 use super::{LEDGER, LOCK};
@@ -108,6 +110,7 @@ pub(super) struct Recovered {
     pub(super) sequence: u64,
     /// The newest segment, if it can take more.
     pub(super) active: Option<Active>,
+    pub(super) spares: Vec<Spare>,
     pub(super) report: Recovery,
 }
 
@@ -168,15 +171,26 @@ struct Scanned {
     len: u64,
     /// Where it begins.
     last: u64,
+    /// Bytes behind it that a crash left of a frame,
+    torn: u64,
+    /// and bytes that its file is to have.
+    size: u64,
     /// What each lane has in it, as far as that is known.
     lanes: Option<InLanes>,
+}
+
+impl Scanned {
+    /// One that ends there, where its last frame is not known, nor what lies behind it.
+    fn new(end: Lsn, len: u64) -> Self {
+        Self { end, len, last: len, torn: 0, size: len, lanes: None }
+    }
 }
 
 impl Place<'_> {
     /// Puts the log in order. LSNs go on behind `known`, if that is of this log.
     pub(super) fn recover(&self, known: Option<EventId>) -> Result<Recovered, OpenError> {
         let mut report = Recovery::default();
-        let mut found = self.look(&mut report)?;
+        let (mut found, spares) = self.look(&mut report)?;
         let epoch = epoch(&found);
         self.set_foreign_aside(&mut found, epoch, &mut report);
         self.remove_replaced(&mut found);
@@ -192,6 +206,7 @@ impl Place<'_> {
             next: 1,
             sequence: found.iter().map(Found::through).max().unwrap_or_default(),
             active: None,
+            spares,
             report,
         };
         for (index, file) in found.iter().enumerate() {
@@ -213,11 +228,15 @@ impl Place<'_> {
 
     /// Lists the segment files and reads their headers. Changes nothing if one of them is of a newer
     /// version; otherwise sets aside what is not named like a segment.
-    fn look(&self, report: &mut Recovery) -> Result<Vec<Found>, OpenError> {
+    fn look(&self, report: &mut Recovery) -> Result<(Vec<Found>, Vec<Spare>), OpenError> {
         let names = self.storage.list(self.dir).map_err(OpenError::io("list", self.dir))?;
-        let (mut found, mut foreign) = (Vec::new(), Vec::new());
+        let (mut found, mut spares, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
         for name in names {
             if OURS.contains(&name.as_str()) {
+                continue;
+            }
+            if spare::is_name(&name) {
+                spares.extend(self.spare(self.dir.join(name)));
                 continue;
             }
             let Some((first, sequence)) = segment::parse_name(&name) else {
@@ -236,7 +255,13 @@ impl Place<'_> {
         for name in foreign {
             report.set_aside.extend(self.quarantine.set_aside(&name, "not a file of the log"));
         }
-        Ok(found)
+        Ok((found, spares))
+    }
+
+    /// One that cannot be opened is passed over.
+    fn spare(&self, path: PathBuf) -> Option<Spare> {
+        let size = self.storage.open(&path).and_then(|file| file.len());
+        size.ok().map(|size| Spare { path, size })
     }
 
     fn front(&self, path: &Path) -> io::Result<(Vec<u8>, u64)> {
@@ -299,12 +324,14 @@ impl Place<'_> {
         }
         recovered.next = recovered.next.max(file.first);
         let (end, len) = (file.end, file.len);
-        let mut scanned = Scanned { end, len, last: len, lanes: None };
+        let mut scanned = Scanned::new(end, len);
+        scanned.size = file.len;
         let mut resume = None;
         if let Some(rewritten) = header.rewritten {
             (scanned.end, scanned.len) = (rewritten.end.min(end), rewritten.len);
         } else if let Some(before) = following.and_then(|next| next.before(file.sequence)) {
             scanned.len = before.len;
+            self.cut(file, &mut scanned);
             scanned.lanes = following.and_then(|next| next.says_of_the_one_before());
         } else if following.is_none_or(|next| next.sequence != file.sequence + 1) {
             let opened =
@@ -312,10 +339,11 @@ impl Place<'_> {
             scanned = self
                 .scan(file, header, &opened, recovered)
                 .map_err(OpenError::io("read", &file.path))?;
+            let size = std::mem::replace(&mut scanned.size, file.len);
             if following.is_none() {
-                recovered.report.torn_bytes = file.len.saturating_sub(scanned.len);
-                match self.settle(file, header, &opened, &scanned) {
-                    Ok(()) => resume = Some(opened),
+                recovered.report.torn_bytes = scanned.torn;
+                match self.settle(file, header, &opened, (&scanned, size)) {
+                    Ok(()) => (scanned.size, resume) = (size, Some(opened)),
                     Err(error) => {
                         warn!(path = %file.path.display(), %error, "cannot be written any more");
                     }
@@ -325,6 +353,7 @@ impl Place<'_> {
         recovered.next = recovered.next.max(scanned.end);
         let end = scanned.end.max(file.first);
         let segment = Segment::new(header.clone(), file.path.clone(), end, scanned.len);
+        segment.resized(scanned.size.max(scanned.len));
         if header.rewritten.is_none() {
             let lanes = scanned.lanes.filter(|lanes| lanes.iter().next().is_some());
             segment.found(lanes.unwrap_or_else(|| segment.all_in_lane_0()));
@@ -347,21 +376,29 @@ impl Place<'_> {
         let mut scan = Scan::whole(Arc::clone(opened), header);
         let (mut frames, mut payloads) = (Frames::default(), Payloads::default());
         let (end, len, mut lanes) = (scan.lsn, scan.offset, InLanes::default());
-        let mut scanned = Scanned { end, len, last: len, lanes: None };
+        let mut scanned = Scanned::new(end, len);
         loop {
             match scan.step(file.len, file.end, &mut frames, SCAN_READ)? {
                 Step::Frames => {
                     let last = frames.spans.last().map_or(0, |(_, last)| last.frame_len());
                     scanned.last = scan.offset - last as u64;
                     (scanned.end, scanned.len) = (scan.lsn, scan.offset);
+                    scanned.size = scan.offset;
                     payloads.each(&frames, |_, payload| lanes.extend(&record::lanes(payload)));
                     scanned.lanes = Some(lanes.clone());
                 }
                 Step::End => return Ok(scanned),
+                Step::Damage if scan.is_end(file.len).unwrap_or(false) => {
+                    scanned.size = file.len;
+                    return Ok(scanned);
+                }
                 Step::Damage => {
                     let skipped = scan.skip(file.len, file.end)?;
                     if !skipped.resumed {
                         // A torn tail; or, if segments follow, one with a gap behind it.
+                        let left = skipped.bytes.len();
+                        let torn = frame::announced_len(&skipped.bytes).unwrap_or(left);
+                        scanned.torn = torn.min(left) as u64;
                         return Ok(scanned);
                     }
                     let new = self.quarantine.keep(&file.path, skipped.offset, &skipped.bytes);
@@ -374,6 +411,17 @@ impl Place<'_> {
         }
     }
 
+    /// Gives back what an older segment's file has behind its end: cut before, and not durably.
+    fn cut(&self, file: &Found, scanned: &mut Scanned) {
+        if file.len <= scanned.len {
+            return;
+        }
+        match self.storage.open(&file.path).and_then(|opened| opened.truncate(scanned.len)) {
+            Ok(()) => scanned.size = scanned.len,
+            Err(error) => debug!(path = %file.path.display(), %error, "cannot be cut"),
+        }
+    }
+
     /// Makes durable what is about to be served and continued. What a crash of the process alone left
     /// in the page cache may not be on disk, and after a failed fdatasync the kernel calls it clean all
     /// the same: so header and last frame are written again.
@@ -382,10 +430,10 @@ impl Place<'_> {
         file: &Found,
         header: &Header,
         opened: &Arc<dyn File>,
-        scanned: &Scanned,
+        (scanned, size): (&Scanned, u64),
     ) -> io::Result<()> {
-        if scanned.len < file.len {
-            opened.truncate(scanned.len)?;
+        if size < file.len {
+            opened.truncate(size)?;
         }
         opened.write_at(&header.encode(), 0)?;
         let mut last = vec![0; (scanned.len - scanned.last) as usize];

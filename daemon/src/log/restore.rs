@@ -129,16 +129,7 @@ impl Restore {
                 Ok(Begun::Segment)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let lost = self.next..part.end;
-                self.next = self.next.max(part.end);
-                if lost.is_empty() {
-                    return Ok(Begun::Segment);
-                }
-                let lost = lost.start..=lost.end - 1;
-                if !self.shared.was_released(segment) {
-                    self.shared.lost(lost.clone(), Reason::Missing);
-                }
-                Ok(Begun::Lost(lost))
+                Ok(self.gone(&part).map_or(Begun::Segment, Begun::Lost))
             }
             Err(source) => {
                 let error = ReadError::of(segment)(source);
@@ -148,8 +139,27 @@ impl Restore {
         }
     }
 
+    /// Passes over the rest of a segment whose file is not there. Answers what of it was still to be
+    /// read: a loss, unless it was released.
+    fn gone(&mut self, part: &Part) -> Option<RangeInclusive<Lsn>> {
+        let lost = self.next..part.end;
+        self.next = self.next.max(part.end);
+        if lost.is_empty() {
+            return None;
+        }
+        let lost = lost.start..=lost.end - 1;
+        if !self.shared.was_released(&part.segment) {
+            self.shared.lost(lost.clone(), Reason::Missing);
+        }
+        Some(lost)
+    }
+
     /// Passes over damage. Answers what of it was still to be read.
     fn skip(&mut self) -> Result<Option<RangeInclusive<Lsn>>, ReadError> {
+        if let Some((part, _)) = self.at.take_if(|(part, _)| self.shared.is_gone(&part.segment)) {
+            // Released, and written over meanwhile.
+            return Ok(self.gone(&part));
+        }
         let Some((part, scan)) = &mut self.at else { return Ok(None) };
         let skipped = scan.skip(part.len, part.end).map_err(ReadError::of(&part.segment))?;
         self.shared.damaged(&part.segment, &skipped);

@@ -16,6 +16,8 @@ const MIN_READ: u64 = 4096;
 /// A disk that cannot read a sector answers EIO; around it, this much is given up.
 const UNREADABLE: usize = 4096;
 const EIO: i32 = 5;
+/// What the search behind the end reads at once.
+const WINDOW: usize = 256 << 10;
 
 /// Frames that were read and verified.
 #[derive(Debug, Default)]
@@ -158,6 +160,28 @@ impl Scan {
             }
         }
         None
+    }
+
+    /// Whether the log ends here: no byte of the rest, up to `len`, begins what says that it is a frame
+    /// from here on. So there is what was allocated ahead, or is left of an older use of the file.
+    pub(super) fn is_end(&self, len: u64) -> io::Result<bool> {
+        let mut window = vec![0; WINDOW];
+        let (mut offset, mut kept) = (self.offset, 0);
+        loop {
+            let want = len.saturating_sub(offset).min((WINDOW - kept) as u64) as usize;
+            let read = self.file.read_at(&mut window[kept..kept + want], offset)?;
+            let filled = kept + read;
+            if frame::is_announced(&window[..filled], self.lsn) {
+                return Ok(false);
+            }
+            if read == 0 {
+                return Ok(true);
+            }
+            offset += read as u64;
+            // A header may lie across.
+            kept = filled.min(frame::HEADER_LEN - 1);
+            window.copy_within(filled - kept..filled, 0);
+        }
     }
 
     /// Goes on at the next good frame within the first `len` bytes of the file and below the LSN

@@ -166,6 +166,7 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     end: AtomicU64,
     len: AtomicU64,
+    size: AtomicU64,
     lanes: Mutex<InLanes>,
 }
 
@@ -175,8 +176,8 @@ impl Segment {
             (Some(_), Some(figures)) => figures.lanes.clone(),
             _ => InLanes::default(),
         };
-        let (end, len, lanes) = (AtomicU64::new(end), AtomicU64::new(len), Mutex::new(lanes));
-        Self { header, path, end, len, lanes }
+        let (end, size, len) = (AtomicU64::new(end), AtomicU64::new(len), AtomicU64::new(len));
+        Self { header, path, end, len, size, lanes: Mutex::new(lanes) }
     }
 
     /// What each lane has in it.
@@ -221,6 +222,16 @@ impl Segment {
     /// Its durable bytes.
     pub(super) fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
+    }
+
+    /// Bytes of its file: more than are durable where it was allocated ahead, or was used before.
+    pub(super) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// Its file has so many bytes now.
+    pub(super) fn resized(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
     }
 
     /// Whether it holds no event.
@@ -314,6 +325,11 @@ impl Table {
         self.0.iter().map(|segment| segment.len()).sum()
     }
 
+    /// Bytes of the files.
+    pub(super) fn size(&self) -> u64 {
+        self.0.iter().map(|segment| segment.size()).sum()
+    }
+
     pub(super) fn contains(&self, segment: &Arc<Segment>) -> bool {
         self.0.iter().any(|other| Arc::ptr_eq(other, segment))
     }
@@ -324,6 +340,13 @@ impl Table {
         let place = self.0.iter().position(|segment| Arc::ptr_eq(segment, first));
         self.0.retain(|segment| run.iter().all(|gone| !Arc::ptr_eq(gone, segment)));
         self.0.insert(place.unwrap_or_default().min(self.0.len()), by);
+    }
+
+    /// Back to its place.
+    pub(super) fn put_back(&mut self, segment: Arc<Segment>) {
+        let sequence = segment.header.sequence;
+        let index = self.0.partition_point(|other| other.header.sequence < sequence);
+        self.0.insert(index, segment);
     }
 
     /// Answers whether it was there.

@@ -16,6 +16,7 @@ use super::queue::{Bounds, Queue};
 use super::recovery::Recovered;
 use super::scan::Skipped;
 use super::segment::{self, Decoded, Header, Rewritten, Segment, Table};
+use super::spare::Spares;
 use super::storage::{File, Storage};
 use super::wear::Wear;
 use super::{Compression, Options};
@@ -32,8 +33,9 @@ pub(super) struct Shared {
     pub(super) compression: Compression,
     pub(super) wear: Wear,
     pub(super) table: RwLock<Table>,
-    /// In segment files.
+    /// In segment files, up to the end of each.
     pub(super) bytes: AtomicU64,
+    pub(super) spares: Spares,
     /// The newest durable LSN.
     pub(super) committed: AtomicU64,
     pub(super) watch: watch::Sender<Lsn>,
@@ -77,6 +79,7 @@ impl Shared {
             epoch: recovered.epoch,
             lane: options.lane,
             lanes,
+            spares: Spares::new(&bounds),
             queue: Queue::new(bounds),
             compression: options.compression,
             wear: Wear::new(options.daily_write_budget, options.max_stretch),
@@ -154,6 +157,12 @@ impl Shared {
         segment.is_released(before, control) || !self.table().contains(segment)
     }
 
+    /// Whether the file of a segment is not there any more. Who has it open may see another one's bytes.
+    pub(super) fn is_gone(&self, segment: &Segment) -> bool {
+        let opened = self.storage.open(&segment.path);
+        opened.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Enters a loss in the ledger.
     pub(super) fn lost(&self, lsns: std::ops::RangeInclusive<Lsn>, reason: Reason) {
         self.ledger.record(Loss::now(self.lane, lsns, reason));
@@ -206,7 +215,7 @@ impl Shared {
     }
 
     /// Up to where everything is released: an LSN, and a sequence.
-    fn released(&self) -> (Lsn, u64) {
+    pub(super) fn released(&self) -> (Lsn, u64) {
         (self.released.load(Ordering::Acquire), self.released_control.load(Ordering::Acquire))
     }
 
@@ -215,19 +224,19 @@ impl Shared {
         self.lanes.note(self.queue.total(self.bytes()));
     }
 
-    /// Unlinks the segments that nobody needs, the oldest first. The directory is synced behind each:
+    /// Removes the segments that nobody needs, the oldest first. The directory is synced behind each:
     /// otherwise a crash could bring back an older one without a newer one, and recovery would take
     /// the hole for a loss.
     pub(super) fn remove_released(&self) {
         let _alone = self.housekeeping();
-        self.unlink_released();
+        while self.remove_one() {}
         self.note_lanes();
     }
 
     /// The same, but for when somebody is at it, or rewrites segments: nobody is to wait for that.
     pub(super) fn try_remove_released(&self) {
         if let Ok(_alone) = self.housekeeping.try_lock() {
-            self.unlink_released();
+            while self.remove_one() {}
             self.note_lanes();
         }
     }
@@ -235,28 +244,6 @@ impl Shared {
     /// Only one removes or rewrites segments at a time.
     pub(super) fn housekeeping(&self) -> MutexGuard<'_, ()> {
         self.housekeeping.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unlink_released(&self) {
-        let (before, control) = self.released();
-        loop {
-            let Some(segment) = self.table().released(before, control) else { return };
-            match self.storage.unlink(&segment.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    warn!(path = %segment.path.display(), %error, "released, but cannot be removed");
-                    return;
-                }
-                _ => {}
-            }
-            if self.table_mut().remove(segment.header.sequence) {
-                self.bytes.fetch_sub(segment.len(), Ordering::AcqRel);
-                self.lanes.remove(&segment.lanes());
-            }
-            if let Err(error) = self.storage.sync_dir(&self.dir) {
-                warn!(dir = %self.dir.display(), %error, "a removal may not be durable");
-                return;
-            }
-        }
     }
 
     /// Bytes of the segments that hold nothing from `before` on; of the newest one only while

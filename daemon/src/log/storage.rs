@@ -72,6 +72,12 @@ pub trait File: Send + Sync + std::fmt::Debug {
     }
     /// Cuts the file.
     fn truncate(&self, len: u64) -> io::Result<()>;
+    /// Makes the file this long, with zeros that take room on disk and need not be written. Not
+    /// everywhere.
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let _ = len;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Where new segments lie.
@@ -191,5 +197,9 @@ impl File for fs::File {
 
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(self, rustix::fs::FallocateFlags::empty(), 0, len)?)
     }
 }

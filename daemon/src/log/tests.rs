@@ -8,6 +8,7 @@ mod lanes;
 mod model;
 mod on_sled;
 mod regress;
+mod spare;
 mod wear;
 
 use std::ops::RangeInclusive;

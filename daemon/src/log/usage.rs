@@ -13,6 +13,9 @@ use super::{Log, Loss, Losses, Written};
 pub struct Usage {
     /// Bytes on disk.
     pub bytes: u64,
+    /// Bytes taken on disk beside these, and free for events: allocated ahead for the newest segment, and
+    /// files to be written over.
+    pub spare: u64,
     /// The oldest LSN that can still be read; `last + 1` when there is none.
     pub first: Lsn,
     /// The newest durable LSN; 0 when there never was one.
@@ -90,6 +93,7 @@ pub(super) fn of(shared: &Shared) -> Usage {
     let last = shared.committed();
     Usage {
         bytes: shared.bytes(),
+        spare: (table.size() + shared.spares.bytes()).saturating_sub(table.bytes()),
         first: table.oldest().unwrap_or(last + 1),
         last,
         segments: table.0.len(),

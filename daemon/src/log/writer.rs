@@ -1,13 +1,13 @@
 //! The one writer of a log: takes frames from the queue, makes them durable, answers.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidegate_event::Lsn;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::compress::{Compression, Packer};
 use super::frame;
@@ -22,6 +22,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 /// A frame that failed is tried once more, in a new segment.
 const ATTEMPTS: usize = 2;
+/// What a disk and its cache in memory take at once.
+const PAGE: u64 = 4096;
 /// What a probe writes at once.
 const PROBE: [u8; 16 << 10] = [0; 16 << 10];
 
@@ -48,6 +50,13 @@ pub(super) struct Active {
     pub(super) file: Arc<dyn File>,
 }
 
+impl Active {
+    /// Whether its file goes on behind its end.
+    fn is_roomy(&self) -> bool {
+        self.segment.size() > self.segment.len()
+    }
+}
+
 impl Writer {
     /// A writer that goes on in `active`, or in a new segment. If that cannot be created, the log
     /// opens all the same, and takes events when the disk does.
@@ -66,6 +75,9 @@ impl Writer {
         writer.remove_unfinished();
         if writer.active.is_none() && !writer.begin_segment(0) {
             writer.give_up();
+        }
+        if let Some(Active { segment, file }) = &writer.active {
+            segment.resized(writer.allocate(&**file, segment.size()));
         }
         writer.shared.remove_released();
         writer
@@ -110,7 +122,13 @@ impl Writer {
                     self.give_up();
                 }
             }
-            Work::Stop => return false,
+            Work::Stop => {
+                // What is allocated ahead need not be searched when the log is opened again.
+                if let Some(active) = self.active.take().filter(Active::is_roomy) {
+                    self.cut(&active);
+                }
+                return false;
+            }
         }
         true
     }
@@ -145,8 +163,7 @@ impl Writer {
             }
             let Some(active) = &self.active else { return false };
             frame::seal(bytes, self.next, batch.count, flags, active.segment.header.salt);
-            let written = active.file.write_at(bytes, active.segment.len());
-            match written.and_then(|()| active.file.sync_data()) {
+            match self.write(active, bytes).and_then(|()| active.file.sync_data()) {
                 Ok(()) => {
                     self.next += u64::from(batch.count);
                     self.publish(batch, bytes.len() as u64);
@@ -169,6 +186,7 @@ impl Writer {
         let shared = &self.shared;
         let offset = active.segment.len();
         active.segment.advance(batch.count, offset + bytes, &batch.lanes);
+        active.segment.resized(active.segment.size().max(offset + bytes));
         if let Some(pace) = shared.wear.wrote(offset, bytes) {
             shared.queue.stretch(pace.stretch);
             if let Some(budget) = pace.exceeds {
@@ -196,13 +214,26 @@ impl Writer {
     fn abandon(&mut self) {
         if let Some(active) = self.active.take() {
             // Best effort, for the reason above.
-            let _ = active.file.truncate(active.segment.len());
+            self.cut(&active);
+        }
+    }
+
+    /// Gives back what a segment's file has behind its end. Best effort: it may take room until the log
+    /// is opened again.
+    fn cut(&self, active: &Active) {
+        let len = active.segment.len();
+        match active.file.truncate(len) {
+            Ok(()) => active.segment.resized(len),
+            Err(error) => debug!(path = %active.segment.path.display(), %error, "cannot be cut"),
         }
     }
 
     fn failed_with(&self, error: &io::Error) {
         let full = error.kind() == io::ErrorKind::StorageFull;
         self.shared.disk_full.store(full, Ordering::Release);
+        if full {
+            self.shared.drop_spares();
+        }
     }
 
     fn give_up(&mut self) {
@@ -231,8 +262,12 @@ impl Writer {
         };
         let path = self.shared.dir.join(header.file_name());
         match self.create(&header, &path, room) {
-            Ok(file) => {
+            Ok((file, size)) => {
+                if let Some(full) = self.active.take().filter(Active::is_roomy) {
+                    self.cut(&full);
+                }
                 let segment = Arc::new(Segment::begin(header, path));
+                segment.resized(size);
                 self.shared.bytes.fetch_add(segment.len(), Ordering::AcqRel);
                 self.shared.wear.wrote(0, segment.len() + room as u64);
                 self.shared.table_mut().0.push(Arc::clone(&segment));
@@ -283,7 +318,67 @@ impl Writer {
         self.shared.table().0.last().map(|newest| newest.figures()).unwrap_or_default()
     }
 
-    fn create(&self, header: &Header, path: &Path, room: usize) -> io::Result<Arc<dyn File>> {
+    /// Writes a frame behind the last one. Where the file has room, its last page is written whole: half
+    /// of one that is not in memory would have to be read first.
+    fn write(&self, active: &Active, frame: &[u8]) -> io::Result<()> {
+        let (offset, size) = (active.segment.len(), active.segment.size());
+        let end = offset + frame.len() as u64;
+        if end > size {
+            self.shared.make_room(end - size);
+        } else {
+            let page = end / PAGE * PAGE;
+            if page >= offset && page < end && page + PAGE <= size {
+                active.file.write_at(&[0; PAGE as usize], page)?;
+            }
+        }
+        active.file.write_at(frame, offset)
+    }
+
+    /// The file of a new segment, durable under its name, and how large it is.
+    fn create(
+        &self,
+        header: &Header,
+        path: &Path,
+        room: usize,
+    ) -> io::Result<(Arc<dyn File>, u64)> {
+        // A probe is to find out whether there is room for more.
+        let spare = if room == 0 { self.reuse(header) } else { None };
+        let (file, from) = match spare {
+            Some(spare) => spare,
+            None => self.create_new(header, room)?,
+        };
+        let size = file.len()?;
+        let size = if room == 0 { self.allocate(&*file, size) } else { size };
+        self.shared.storage.rename(&from, path).inspect_err(|_| {
+            // What is left is in the way of the next attempt, or for nothing.
+            let _ = self.shared.storage.unlink(&from);
+        })?;
+        self.shared.storage.sync_dir(&self.shared.dir)?;
+        Ok((file, size))
+    }
+
+    /// A spare with this header, durable, under the name that it has.
+    fn reuse(&self, header: &Header) -> Option<(Arc<dyn File>, PathBuf)> {
+        let spare = self.shared.spares.take()?;
+        let begin = || {
+            let file = self.shared.storage.open(&spare.path)?;
+            file.write_at(&header.encode(), 0)?;
+            file.sync_data()?;
+            Ok(file)
+        };
+        match begin() {
+            Ok(file) => Some((file, spare.path)),
+            Err(error) => {
+                let error: io::Error = error;
+                debug!(path = %spare.path.display(), %error, "cannot be used again");
+                self.shared.unlink_spare(&spare);
+                None
+            }
+        }
+    }
+
+    /// A new file with this header, durable, under the name of one that is not ready.
+    fn create_new(&self, header: &Header, room: usize) -> io::Result<(Arc<dyn File>, PathBuf)> {
         let unfinished = self.shared.dir.join(segment::UNFINISHED);
         let file = self.shared.storage.create(&unfinished)?;
         file.write_at(&header.encode(), 0)?;
@@ -298,9 +393,25 @@ impl Writer {
             file.sync_data()?;
             file.truncate(len)?;
         }
-        self.shared.storage.rename(&unfinished, path)?;
-        self.shared.storage.sync_dir(&self.shared.dir)?;
-        Ok(file)
+        Ok((file, unfinished))
+    }
+
+    /// Makes a file of this size as long as a segment becomes, if `max_size` and the disk let us; otherwise
+    /// it grows. Answers how long it is.
+    fn allocate(&self, file: &dyn File, size: u64) -> u64 {
+        let bounds = self.shared.queue.bounds();
+        let whole = bounds.segment_size;
+        if size >= whole || self.shared.on_disk() + whole > bounds.max_size {
+            return size;
+        }
+        match file.allocate(whole) {
+            Ok(()) => whole,
+            Err(error) => {
+                debug!(dir = %self.shared.dir.display(), %error, "a segment is not allocated ahead");
+                // Of what did not fit a part may be there.
+                file.truncate(size).map_or(whole, |()| size)
+            }
+        }
     }
 }
 

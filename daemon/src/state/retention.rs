@@ -378,7 +378,13 @@ mod tests {
     /// 100 MiB, of which `bytes` are in use; a MiB comes free for each LSN.
     fn view(bytes: u64, sinks: Lsn, models: Lsn, retained: Lsn) -> View<fn(Lsn) -> u64> {
         View {
-            usage: Usage { bytes: bytes * MIB, first: 1, last: bytes, segments: 1 },
+            usage: Usage {
+                bytes: bytes * MIB,
+                first: 1,
+                last: bytes,
+                segments: 1,
+                ..Usage::default()
+            },
             max_size: 100 * MIB,
             disk_full: false,
             sinks,

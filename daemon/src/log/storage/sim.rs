@@ -31,6 +31,7 @@ pub(crate) enum Call {
     Write,
     Sync,
     Truncate,
+    Allocate,
 }
 
 /// Is told of each change before it happens.

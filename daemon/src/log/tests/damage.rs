@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use super::super::frame::{self, Parsed};
+use super::super::segment::{self, Decoded};
 use super::super::storage::sim::Sim;
 use super::super::writer::Writer;
 use super::*;
@@ -16,9 +18,14 @@ fn open(sim: &Sim) -> (Arc<Log>, Writer, Recovery) {
 
 /// A disk with 60 events of 3000 bytes, a frame each, in three segments of 20.
 fn written() -> Sim {
+    written_of(60)
+}
+
+/// The same, with so many events.
+fn written_of(events: usize) -> Sim {
     let sim = Sim::new(1);
     let (log, mut writer, _) = open(&sim);
-    (0..60).for_each(|_| assert_eq!(add(&log, &mut writer), Ok(())));
+    (0..events).for_each(|_| assert_eq!(add(&log, &mut writer), Ok(())));
     assert_eq!(log.usage().segments, 3);
     sim
 }
@@ -63,17 +70,59 @@ fn without(lost: RangeInclusive<Lsn>) -> Vec<Lsn> {
     (1..=60).filter(|lsn| !lost.contains(lsn)).collect()
 }
 
+/// Where the newest segment ends, and what the next frame would be, in its file.
+fn next_frame(sim: &Sim) -> (PathBuf, usize, Vec<u8>) {
+    let newest = segments(sim).pop().unwrap();
+    let content = sim.content(&newest);
+    let Decoded::Header(header) = segment::Header::decode(&content) else { panic!("no header") };
+    let (mut at, mut frame) = (segment::HEADER_LEN, Vec::new());
+    while let Parsed::Frame(found) = frame::parse(&content[at..], header.salt) {
+        frame = content[at..at + found.frame_len()].to_vec();
+        at += found.frame_len();
+    }
+    let Parsed::Frame(last) = frame::parse(&frame, header.salt) else { panic!("no frame") };
+    frame::seal(&mut frame, last.end(), 1, 0, header.salt);
+    (newest, at, frame)
+}
+
 #[test]
 fn a_torn_tail_is_cut_and_nothing_is_lost() {
-    let sim = written();
-    let newest = segments(&sim).pop().unwrap();
+    for is_allocated in [true, false] {
+        let sim = written_of(50);
+        let (newest, end, frame) = next_frame(&sim);
+        let mut content = sim.content(&newest);
+        assert!(content.len() > end + 3000, "the segment is allocated ahead");
+        if !is_allocated {
+            content.truncate(end + 2000);
+            content.resize(end + 2000, 0);
+        }
+        content[end..end + 2000].copy_from_slice(&frame[..2000]);
+        sim.set_content(&newest, &content);
+        let (recovery, events, lost, losses) = opened(&sim);
+        assert_eq!(recovery.torn_bytes, if is_allocated { frame.len() as u64 } else { 2000 });
+        assert_eq!((events, lost, losses), ((1..=50).collect(), vec![], vec![]));
+    }
+}
+
+#[test]
+fn what_an_older_use_of_the_file_left_behind_the_end_is_neither_torn_nor_damaged() {
+    let sim = written_of(50);
+    let (newest, end, mut frame) = next_frame(&sim);
+    // Frames that were good, of older events and another salt; the first one where the next is to be.
+    frame::seal(&mut frame, 20, 1, 0, 7);
     let mut content = sim.content(&newest);
-    let torn = content[1024..1024 + 2000].to_vec();
-    content.extend_from_slice(&torn);
+    let room = content.len() - end;
+    content[end..].copy_from_slice(&frame.repeat(room / frame.len() + 1)[..room]);
     sim.set_content(&newest, &content);
     let (recovery, events, lost, losses) = opened(&sim);
-    assert_eq!(recovery.torn_bytes, 2000);
-    assert_eq!((events, lost, losses), (without(0..=0), vec![], vec![]));
+    assert_eq!((recovery.torn_bytes, recovery.control_lost), (0, 0));
+    assert_eq!((events, lost, losses), ((1..=50).collect(), vec![], vec![]));
+    assert_eq!(sim.content(&newest).len(), content.len(), "it is written over, not cut");
+    // A bad frame with a good one behind it is damage all the same.
+    sim.kill();
+    sim.flip(&newest, end - 100, 3);
+    let (recovery, ..) = opened(&sim);
+    assert_eq!(recovery.quarantined, [50..=50]);
 }
 
 #[test]
@@ -170,6 +219,8 @@ fn a_reader_that_comes_while_a_segment_is_being_removed_reports_no_loss() {
 #[test]
 fn a_full_disk_is_given_up_once_and_not_at_every_probe() {
     let sim = Sim::new(1);
+    // Too little for a segment to be allocated ahead.
+    sim.leave_room(10_000);
     let (log, mut writer, _) = open(&sim);
     assert_eq!(add(&log, &mut writer), Ok(()));
     // Room for a segment's header, and not for a frame.
@@ -349,6 +400,8 @@ fn a_disk_that_fails_for_good_is_never_acknowledged_and_is_tried_again() {
 #[test]
 fn a_disk_that_was_full_takes_events_again_and_nothing_is_left_behind() {
     let sim = Sim::new(1);
+    // Too little for a segment to be allocated ahead.
+    sim.leave_room(10_000);
     let (log, mut writer, _) = open(&sim);
     assert_eq!(add(&log, &mut writer), Ok(()));
     sim.leave_room(1500);

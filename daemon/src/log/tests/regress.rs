@@ -39,6 +39,8 @@ fn power_cuts(sim: &Sim) -> impl Iterator<Item = Sim> {
 #[test]
 fn a_power_cut_during_a_probe_is_no_damage() {
     let sim = Sim::new(1);
+    // Too little for a segment to be allocated ahead.
+    sim.leave_room(10_000);
     let (log, mut writer, _) = open(&sim);
     add(&log);
     writer.step(Instant::now());

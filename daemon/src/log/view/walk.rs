@@ -122,6 +122,8 @@ fn walk(
                     offset += header.frame_len() as u64;
                 }
             }
+            // Released, and written over meanwhile.
+            Step::Damage if shared.is_gone(segment) => return Err(io::ErrorKind::NotFound.into()),
             Step::Damage => {
                 let skipped = scan.skip(len, end)?;
                 // A file that ends before its last frame has no bytes there.

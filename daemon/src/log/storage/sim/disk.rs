@@ -47,6 +47,8 @@ pub(super) struct Inode {
 pub(super) enum Change {
     Write(usize, Vec<u8>),
     Truncate(usize),
+    /// Zeros up to this length.
+    Allocate(usize),
 }
 
 /// A change of names: a creation has no `from`, an unlink no `to`.
@@ -94,7 +96,10 @@ impl Inode {
         for change in self.unsynced.drain(..) {
             match change {
                 Change::Truncate(len) if rng.f64() < probability => self.disk.truncate(len),
-                Change::Truncate(_) => {}
+                Change::Allocate(len) if rng.f64() < probability => {
+                    self.disk.resize(self.disk.len().max(len), 0);
+                }
+                Change::Truncate(_) | Change::Allocate(_) => {}
                 Change::Write(offset, bytes) => {
                     let mut at = 0;
                     while at < bytes.len() {

@@ -113,4 +113,18 @@ impl File for SimFile {
         inode.unsynced.push(Change::Truncate(len as usize));
         Ok(())
     }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let disk = &mut *self.change(Call::Allocate)?;
+        disk.burn()?;
+        let free = disk.capacity.saturating_sub(disk.used());
+        let len = len as usize;
+        let has = disk.inodes[self.inode].cache.len();
+        // Of what does not fit, a part is taken.
+        let fits = len.min(has.max(len.min(has.saturating_add(free))));
+        let inode = disk.inode_mut(self.inode);
+        inode.cache.resize(has.max(fits), 0);
+        inode.unsynced.push(Change::Allocate(fits));
+        if fits == len { Ok(()) } else { Err(io::Error::from_raw_os_error(ENOSPC)) }
+    }
 }

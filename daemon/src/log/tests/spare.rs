@@ -1,0 +1,139 @@
+//! Files that are used again.
+
+use std::fs;
+
+use super::super::storage::sim::Sim;
+use super::*;
+
+fn names(dir: &Path, ending: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(dir.join("log")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|it| it == ending)).collect();
+    files.sort();
+    files
+}
+
+async fn fill(log: &Log, segments: usize) {
+    let wanted = log.usage().segments + segments;
+    while log.usage().segments < wanted {
+        append(log, &[7; 3000]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_released_segment_is_written_over_by_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&options(dir.path()));
+    fill(&log, 2).await;
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let oldest = inode(&names(dir.path(), "seg")[0]);
+    let first = log.usage().last;
+    log.release(first);
+    let spares = names(dir.path(), "spare");
+    assert_eq!((spares.len(), log.usage().segments), (2, 1));
+    assert!(spares.iter().any(|path| inode(path) == oldest));
+    fill(&log, 2).await;
+    assert!(names(dir.path(), "spare").is_empty());
+    let segments = names(dir.path(), "seg");
+    assert!(segments[1..].iter().any(|path| inode(path) == oldest));
+    let last = log.committed();
+    assert_eq!(read(&mut log.reader(first)).0.len() as u64, last - first + 1);
+    // The process dies, so nothing is cut.
+    let copy = tempfile::tempdir().unwrap();
+    fs::create_dir(copy.path().join("log")).unwrap();
+    for path in segments {
+        fs::copy(&path, copy.path().join("log").join(path.file_name().unwrap())).unwrap();
+    }
+    let (copied, recovery) = open(&options(copy.path()));
+    assert_eq!((recovery.torn_bytes, recovery.quarantined, recovery.control_lost), (0, vec![], 0));
+    assert_eq!(read(&mut copied.reader(first)), read(&mut log.reader(first)));
+    assert_eq!(append(&copied, b"next").await, last + 1..=last + 1);
+}
+
+#[tokio::test]
+async fn spares_are_kept_within_bounds_and_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let (log, _) = open(&options);
+    fill(&log, 12).await;
+    log.release(log.committed());
+    let usage = log.usage();
+    // An eighth of the log.
+    assert_eq!(names(dir.path(), "spare").len(), 2);
+    assert!((100_000..200_000).contains(&usage.spare), "{usage:?}");
+    log.close().await;
+    let (log, recovery) = open(&options);
+    assert_eq!(recovery.set_aside, Vec::<PathBuf>::new());
+    assert_eq!(names(dir.path(), "spare").len(), 2);
+    fill(&log, 2).await;
+    assert!(names(dir.path(), "spare").is_empty());
+    log.close().await;
+    // One that is no use any more goes.
+    fs::write(dir.path().join("log/0000abcd.spare"), "short").unwrap();
+    drop(open(&options));
+    assert!(names(dir.path(), "spare").is_empty());
+}
+
+#[tokio::test]
+async fn all_files_together_stay_within_max_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { max_size: 512 << 10, ..options(dir.path()) };
+    let (log, _) = open(&options);
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..400 {
+        match log.append(&mut block([&vec![7; random.usize(..12_000)][..]])) {
+            Append::Accepted(commit) => drop(commit.await.unwrap()),
+            Append::Full => log.release(random.u64(log.usage().first..=log.committed() + 1)),
+            refused => panic!("{refused:?}"),
+        }
+        let files = [names(dir.path(), "seg"), names(dir.path(), "spare")].concat();
+        let bytes: u64 = files.iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+        let usage = log.usage();
+        assert_eq!(usage.bytes + usage.spare, bytes);
+        assert!(bytes <= options.max_size, "{bytes}: {usage:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_reads_a_segment_keeps_it_and_who_looks_from_outside_is_told_that_it_went() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let (log, _) = open(&options);
+    fill(&log, 3).await;
+    let (mut inside, mut chunk) = (log.reader(1), Chunk::default());
+    assert_eq!(inside.read(&mut chunk, 1).unwrap(), Read::Frames);
+    let mut outside = View::open(&options).unwrap().reader(1);
+    assert_eq!(outside.read(&mut chunk, 1).unwrap(), Read::Frames);
+    let second = log.usage().first;
+    log.release(log.committed());
+    fill(&log, 2).await;
+    let (events, lost) = read(&mut inside);
+    assert!(events.iter().any(|(lsn, _)| *lsn == second + 3), "of the segment that it had open");
+    assert_eq!((lost.len(), log.losses()), (1, vec![]));
+    let (events, lost) = read(&mut outside);
+    assert!(!lost.is_empty());
+    let all = events.len() as u64 + lost.into_iter().map(|lsns| lsns.count() as u64).sum::<u64>();
+    assert_eq!((all, log.losses()), (60, vec![]));
+    assert!(!dir.path().join("log/quarantine").exists());
+}
+
+#[test]
+fn spares_are_the_first_to_go_when_the_disk_is_full() {
+    let sim = Sim::new(1);
+    let (log, mut writer, _) =
+        open_unstarted(Arc::new(sim.clone()), options(Path::new("/"))).unwrap();
+    let mut add = |log: &Log| {
+        let Append::Accepted(mut commit) = log.append(&mut block([&[7; 3000][..]])) else {
+            panic!("refused")
+        };
+        writer.step(std::time::Instant::now());
+        assert!(matches!(futures_now(Pin::new(&mut commit)), Poll::Ready(Ok(_))));
+    };
+    (0..70).for_each(|_| add(&log));
+    log.release(log.committed());
+    let spare = log.usage().spare;
+    sim.leave_room(0);
+    // What is there already takes these.
+    (0..35).for_each(|_| add(&log));
+    assert!(log.usage().spare < spare && !log.is_disk_full());
+}
