@@ -129,6 +129,7 @@ pub(super) fn rewrite(
     mut fate: impl FnMut(&EventRef<'_>) -> Fate,
 ) -> io::Result<()> {
     let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
+    shared.make_room(run.iter().map(|segment| segment.len()).sum());
     let unfinished = shared.dir.join(segment::REWRITTEN);
     remove(shared, &unfinished)?;
     let file = shared.storage.create(&unfinished)?;

@@ -54,6 +54,11 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn unlink(&self, path: &Path) -> io::Result<()>;
+    /// Whether it is cheaper to write a file over than to write a new one.
+    fn is_worth_reuse(&self, path: &Path) -> bool {
+        let _ = path;
+        true
+    }
 }
 
 /// An open file. Closed when dropped.

@@ -183,6 +183,11 @@ impl Storage for Databases {
         FileSystem.sync_dir(path.parent().unwrap_or(path))?;
         database::remove(&directory)
     }
+
+    /// A database writes nothing over.
+    fn is_worth_reuse(&self, path: &Path) -> bool {
+        !self.creates && !beside(path).is_dir()
+    }
 }
 
 /// An open file.
