@@ -163,6 +163,11 @@ pub(super) fn is_announced(bytes: &[u8], first: Lsn) -> bool {
     false
 }
 
+/// Whether `bytes` begin as a frame does, and no frame goes on like that.
+pub(super) fn is_broken(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC) && Header::decode(bytes).is_none()
+}
+
 /// Bytes of the frame that its header at the front of `bytes` announces; `None` where there is none.
 pub(super) fn announced_len(bytes: &[u8]) -> Option<usize> {
     Header::decode(bytes).map(|header| header.frame_len())

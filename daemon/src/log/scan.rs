@@ -171,7 +171,9 @@ impl Scan {
             let want = len.saturating_sub(offset).min((WINDOW - kept) as u64) as usize;
             let read = self.file.read_at(&mut window[kept..kept + want], offset)?;
             let filled = kept + read;
-            if frame::is_announced(&window[..filled], self.lsn) {
+            let is_first = offset == self.offset;
+            let window = &mut window[..filled];
+            if frame::is_announced(window, self.lsn) || (is_first && frame::is_broken(window)) {
                 return Ok(false);
             }
             if read == 0 {
