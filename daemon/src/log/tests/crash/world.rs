@@ -11,7 +11,7 @@ use super::super::super::segment;
 use super::super::super::storage::sim::Sim;
 use super::super::*;
 use super::promises::{
-    Model, Opened, Promises, RETAINED, SESSIONS, SINKS, Said, Sent, Tally, later,
+    Model, Opened, Policy, Promises, RETAINED, SESSIONS, SINKS, Said, Sent, Tally, later,
 };
 use crate::state::retention;
 
@@ -43,7 +43,7 @@ impl World {
         fastrand::seed(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
         let sim = Sim::new(rng.u64(..));
-        let promises = Arc::new(Mutex::new(Promises::new(rng.u64(..))));
+        let promises = Arc::new(Mutex::new(Promises::new(rng.u64(..), Policy::of(seed))));
         let watching = Arc::clone(&promises);
         sim.watch(Box::new(move |sim, call| lock(&watching).crash(sim, call)));
         let mut world = Self {
@@ -76,7 +76,8 @@ impl World {
         self.promises().settle();
         (self.sinks, self.models, self.opened) = (Vec::new(), None, None);
         self.sim.fail_syncs(0);
-        let mut promises = Promises::new(0);
+        let policy = self.promises().policy;
+        let mut promises = Promises::new(0, policy);
         std::mem::swap(&mut promises, &mut self.promises());
         for (_, sent) in std::mem::take(&mut promises.waiting) {
             promises.not_told(sent);
@@ -102,10 +103,20 @@ impl World {
 
     fn append(&mut self) {
         let said: Vec<Said> = (0..self.rng.usize(1..4)).map(|_| self.said()).collect();
-        let payloads: Vec<_> = said.iter().map(|said| said.encode(self.rng.usize(..500))).collect();
-        let block = &mut block(payloads.iter().map(Vec::as_slice));
-        if let Append::Accepted(commit) = self.opened().log.append(block) {
-            self.promises().waiting.push((commit, Sent::Events(said)));
+        let mut block = block([]);
+        for said in &said {
+            let payload = said.encode(self.rng.usize(..500));
+            let (topic, qos, retain) = ("plant/boiler-7", Qos::AtLeastOnce, false);
+            let properties = Properties::default();
+            let draft = Draft { topic, qos, retain, properties, payload: &payload };
+            block.push_in(self.promises().lane(said), &draft);
+        }
+        match self.opened().log.append(&mut block) {
+            Append::Accepted(commit) => {
+                self.promises().waiting.push((commit, Sent::Events(said)));
+            }
+            Append::Busy => self.make_room(),
+            _ => {}
         }
     }
 
@@ -135,7 +146,9 @@ impl World {
         match self.sinks[sink].read(&mut chunk, most).unwrap() {
             Read::Frames => {}
             Read::Lost(lost) => {
-                assert!(self.promises().damaged, "{lost:?} is gone");
+                let promises = self.promises();
+                assert!(promises.damaged || promises.policy.drops(), "{lost:?} is gone");
+                drop(promises);
                 let delivered = &mut self.promises().delivered[sink];
                 *delivered = (*delivered).max(*lost.end());
             }
@@ -207,6 +220,15 @@ impl World {
         drop(retention::free(&log, &state, || false, before, self.rng.bool()));
     }
 
+    /// The oldest events of full lanes go.
+    fn make_room(&mut self) {
+        let (log, state) = (Arc::clone(&self.opened().log), self.opened().state.clone());
+        let cursors = SINKS.map(|name| state.cursors().get(name).unwrap_or_default());
+        let needed = cursors.into_iter().min().unwrap_or_default();
+        // On a disk that fails no room is made.
+        drop(retention::make_room(&log, &state, || false, needed, None));
+    }
+
     /// Flips a bit before the newest frame, which would look like a torn tail; or in another file.
     fn flip(&mut self) {
         self.promises().damaged = true;
@@ -251,6 +273,7 @@ impl World {
                 180..184 => self.sim.leave_room(usize::MAX >> 1),
                 184 => self.sim.fail_reads(1),
                 185 if self.flips => self.flip(),
+                191..195 => self.make_room(),
                 186..190 => {
                     if self.rng.bool() {
                         self.sim.kill()
