@@ -32,6 +32,12 @@ impl Gateway {
     #[track_caller]
     pub fn start_at(site: Site, more: &str) -> Self {
         site.write("tidegate.toml", &config(&site, more));
+        Self::start_again(site)
+    }
+
+    /// Starts the one whose config lies in `site`.
+    #[track_caller]
+    pub fn start_again(site: Site) -> Self {
         let command = site.tidegate(["run", "--config", "tidegate.toml"]);
         Self::run(site, command)
     }

@@ -13,6 +13,8 @@ pub mod receiver;
 pub mod encrypted;
 pub mod pki;
 pub mod tls;
+// Disks that fail them.
+pub mod disk;
 // What a service manager hears of them.
 pub mod manager;
 

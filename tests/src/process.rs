@@ -180,7 +180,10 @@ impl Drop for Process {
         self.kill9();
         if thread::panicking() {
             let stderr = self.stderr();
-            let tail: Vec<&str> = stderr.lines().rev().take(20).collect();
+            // Who came and went is most of it, and no news.
+            let news = |line: &&str| !line.contains(" INFO ");
+            let worth = if stderr.lines().any(|line| news(&line)) { news } else { |_: &&str| true };
+            let tail: Vec<&str> = stderr.lines().rev().filter(worth).take(30).collect();
             eprintln!("--- {} printed {:?}, and on standard error:", self.name, self.lines());
             tail.into_iter().rev().for_each(|line| eprintln!("    {line}"));
         }

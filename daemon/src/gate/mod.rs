@@ -163,6 +163,11 @@ impl Gate {
         self.log.committed()
     }
 
+    /// Whether the log takes nothing because the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        self.log.is_disk_full()
+    }
+
     /// Resolves when it is worth trying [`Gate::submit`] again with a block of `bytes` that was
     /// refused.
     pub async fn room(&self, bytes: usize) {

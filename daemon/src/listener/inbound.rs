@@ -295,7 +295,7 @@ impl Inbound {
             // A slow disk is no full log: the client goes at the disk's pace.
             Append::Busy => None,
             Append::Full => Some(Reason::QuotaExceeded),
-            Append::Unavailable => Some(Reason::Unspecified),
+            Append::Unavailable => Some(self.not_stored()),
         };
         let patience = match (self.version, refused) {
             (Version::V4, _) | (_, None) => Duration::MAX,
@@ -322,6 +322,14 @@ impl Inbound {
         self.copies.iter_mut().for_each(|copies| copies.settled(false));
         self.reset_block();
         self.wait(None, 0, 0, None);
+    }
+
+    /// Why the disk did not take something.
+    fn not_stored(&self) -> Reason {
+        match self.gate.is_disk_full() {
+            true => Reason::QuotaExceeded,
+            false => Reason::Unspecified,
+        }
     }
 
     /// Begins the block anew, should the log have left something in it.
@@ -414,7 +422,7 @@ impl Inbound {
                     self.waiting.pop_front();
                     return Poll::Ready(Err(End::NotStored));
                 }
-                true => Err(Reason::Unspecified),
+                true => Err(self.not_stored()),
             };
             progress = true;
             if let Some(waiting) = self.waiting.pop_front() {

@@ -10,7 +10,7 @@
 //! - PUBACK and PUBREC leave after the fdatasync that covers the event, in the order of the PUBLISH
 //!   packets. A connection goes on being read while its events wait, up to `limits.max-inflight`
 //!   (MQTT 5: the receive maximum).
-//! - When the log has no room, or the disk takes no writes, an MQTT 5 client is told (0x97, 0x80)
+//! - When the log or the disk has no room, or the disk takes no writes, an MQTT 5 client is told (0x97, 0x80)
 //!   and QoS 0 is dropped and counted; of a 3.1.1 client nothing is taken in until there is room, and
 //!   it is not thrown out meanwhile: its PINGREQs are answered, and its end is seen.
 //! - A CloudEvent with a source and id of its own that comes a second time over MQTT 5 is acknowledged, once

@@ -223,7 +223,7 @@ pub use recovery::{OpenError, Recovery};
 pub use refusing::Refusing;
 pub use restore::Restore;
 pub use storage::overlay::Change;
-pub use storage::{Engine, FileSystem, Storage};
+pub use storage::{Engine, FileSystem, Storage, is_full};
 pub use trim::Covered;
 pub use usage::Usage;
 pub use view::{Damage, FrameInfo, SegmentInfo, View, Walked, Watch};

@@ -13,6 +13,11 @@ pub(super) mod overlay;
 pub(crate) mod sim;
 pub(crate) mod sled;
 
+/// Whether an error says that there is no room: on the disk, or within a quota on it.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// What the log needs of a disk.
 pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Creates a directory, in one that exists.

@@ -14,7 +14,7 @@ use super::frame;
 use super::queue::{Batch, Work};
 use super::segment::{self, Before, Figures, Header, Segment};
 use super::shared::Shared;
-use super::storage::File;
+use super::storage::{self, File};
 
 /// The first probe after a failure comes after this; each further one after twice the time.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -229,7 +229,7 @@ impl Writer {
     }
 
     fn failed_with(&self, error: &io::Error) {
-        let full = error.kind() == io::ErrorKind::StorageFull;
+        let full = storage::is_full(error);
         self.shared.disk_full.store(full, Ordering::Release);
         if full {
             self.shared.drop_spares();

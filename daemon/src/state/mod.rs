@@ -43,7 +43,7 @@ use tracing::{error, info, warn};
 
 pub use cursors::{Cursors, LaneSet, MAX_SPANS, Span};
 
-use crate::log::{FileSystem, Storage};
+use crate::log::{FileSystem, Storage, is_full};
 use checkpoint::{Bytes, Item};
 use cursors::CURSORS;
 use restore::restore;
@@ -168,7 +168,7 @@ pub enum StateError {
 impl StateError {
     /// Whether room on the disk would help.
     pub fn is_disk_full(&self) -> bool {
-        matches!(self, Self::Checkpoint(error) | Self::Log(error) if error.kind() == io::ErrorKind::StorageFull)
+        matches!(self, Self::Checkpoint(error) | Self::Log(error) if is_full(error))
     }
 }
 

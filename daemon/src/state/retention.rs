@@ -188,6 +188,12 @@ impl Retention {
             let before = match view.action() {
                 Action::Nothing => continue,
                 Action::AskToSave => {
+                    // A database that failed saves nothing any more: they would be in the way for ever.
+                    if view.is_fuller_than(3)
+                        && let Some(why) = self.state.failure()
+                    {
+                        supervisor.fail(format!("the log cannot be freed: {why}"));
+                    }
                     self.state.request_save();
                     continue;
                 }
