@@ -88,7 +88,7 @@ impl Forwarder {
                     .turn(&self.in_flight, committed, now)
                     .map(|turn| tokio::task::spawn_blocking(move || turn.read(now)));
             }
-            let pause = self.depart(&mut sends, now);
+            let pause = self.depart(&mut sends, now, grace.is_some());
             self.note(&mut streams, committed, now >= gauges_at);
             if now >= gauges_at {
                 gauges_at = now + GAUGES_EVERY;
@@ -132,10 +132,11 @@ impl Forwarder {
     }
 
     /// Sends what may go. Answers when something of a backlog may go that waits for its rate only.
-    fn depart(&mut self, sends: &mut Sends, now: Instant) -> Option<Instant> {
+    fn depart(&mut self, sends: &mut Sends, now: Instant, drains: bool) -> Option<Instant> {
+        let waits = drains && self.backlog_rate.is_limited();
         loop {
             let ready = self.backlog_rate.ready(now);
-            let Some(departure) = self.in_flight.next(ready <= now) else {
+            let Some(departure) = self.in_flight.next(ready <= now && !waits) else {
                 return (ready > now && self.in_flight.has_history()).then_some(ready);
             };
             let (id, batch) = (departure.id, departure.batch);
@@ -160,7 +161,9 @@ impl Forwarder {
             }
             metrics.lost.inc_by(loss.count);
             lost += loss.count;
-            (first, last) = (first.min(*loss.lsns.start()), last.max(*loss.lsns.end()));
+            for run in &loss.runs {
+                (first, last) = (first.min(*run.start()), last.max(*run.end()));
+            }
         }
         if lost > 0 {
             warn!(
@@ -187,7 +190,7 @@ impl Forwarder {
 
     /// Whether everything committed is read and done with, but for what is sent slowly on purpose.
     fn is_done(&self, streams: &Streams, committed: Lsn) -> bool {
-        streams.are_done(committed, !self.backlog_rate.is_limited())
+        self.in_flight.flying() == 0 && streams.are_done(committed, !self.backlog_rate.is_limited())
     }
 }
 

@@ -63,6 +63,8 @@ struct Flight {
     id: FlightId,
     /// The stream that it is of, and those that it was divided into since.
     streams: Streams,
+    /// These, and those whose events come after its own.
+    holds_up: Streams,
     is_historical: bool,
     partitions: Partitions,
     first: Lsn,
@@ -87,7 +89,7 @@ impl Taken {
     fn of(flying: &[Flight]) -> Self {
         let mut taken = Self([Partitions::default(); 64]);
         for flight in flying {
-            let mut left = flight.streams.0;
+            let mut left = flight.holds_up.0;
             while left != 0 {
                 taken.take(StreamId(left.trailing_zeros() as u8), flight.partitions);
                 left &= left - 1;
@@ -138,6 +140,7 @@ impl InFlight {
         self.flying.push(Flight {
             id,
             streams: Streams::one(stream),
+            holds_up: Streams::one(stream),
             is_historical,
             partitions: batch.partitions(),
             first: batch.first(),
@@ -166,13 +169,24 @@ impl InFlight {
         for flight in self.flying.iter_mut().filter(|flight| flight.streams.contains(stream)) {
             flight.streams.0 |= Streams::one(part).0;
         }
+        self.precede(stream, part);
+    }
+
+    /// What holds up `stream` holds up `next`, too.
+    pub(super) fn precede(&mut self, stream: StreamId, next: StreamId) {
+        for flight in self.flying.iter_mut().filter(|flight| flight.holds_up.contains(stream)) {
+            flight.holds_up.0 |= Streams::one(next).0;
+        }
     }
 
     /// All that is of `part` is of `stream` from now on, which has this rank.
     pub(super) fn unite(&mut self, part: StreamId, stream: StreamId, rank: Rank) {
-        self.divide(part, stream);
         for flight in &mut self.flying {
-            flight.streams.0 &= !Streams::one(part).0;
+            for set in [&mut flight.streams, &mut flight.holds_up] {
+                if set.contains(part) {
+                    set.0 = set.0 & !Streams::one(part).0 | Streams::one(stream).0;
+                }
+            }
         }
         for waiting in self.waiting.iter_mut().filter(|waiting| waiting.stream == part) {
             (waiting.stream, waiting.rank) = (stream, rank);
@@ -182,7 +196,8 @@ impl InFlight {
 
     /// The partitions of which a batch of the stream flies or waits.
     pub(super) fn partitions(&self, stream: StreamId) -> Partitions {
-        let flying = self.flying_of(stream).map(|flight| flight.partitions);
+        let flying = self.flying.iter().filter(|flight| flight.holds_up.contains(stream));
+        let flying = flying.map(|flight| flight.partitions);
         let waiting = self.waiting_of(stream).map(Batch::partitions);
         flying.chain(waiting).fold(Partitions::default(), Partitions::with)
     }

@@ -91,9 +91,9 @@ pub(super) struct Lost {
     pub(super) reason: Reason,
     /// `None`: nobody knows.
     lane: Option<Lane>,
-    /// Between which LSNs.
-    pub(super) lsns: RangeInclusive<Lsn>,
-    /// How many.
+    /// Their LSNs, in order.
+    pub(super) runs: Vec<RangeInclusive<Lsn>>,
+    /// How many, but for what is on its way already.
     pub(super) count: u64,
 }
 
@@ -350,29 +350,23 @@ impl Intake {
 
     fn enter(&self, filled: &Filled) {
         for lost in &filled.lost {
-            let Lost { reason, lane, lsns, count } = lost;
-            self.reader.enter_losses(*lane, lsns.clone(), *count, *reason);
+            self.reader.enter_runs(lost.lane, &lost.runs, lost.reason);
         }
     }
 }
 
 impl Filled {
-    /// Adds a loss to that of its lane and reason.
+    /// Adds a loss to that of its lane and reason. `count` events of it are not on their way.
     fn lose(&mut self, reason: Reason, lane: Option<Lane>, lsns: RangeInclusive<Lsn>, count: u64) {
-        if count == 0 {
+        let same = |lost: &&mut Lost| (lost.reason, lost.lane) == (reason, lane);
+        let Some(lost) = self.lost.iter_mut().find(same) else {
+            self.lost.push(Lost { reason, lane, runs: vec![lsns], count });
             return;
-        }
-        let same = |lost: &&mut Lost| {
-            // Where a lane is known, what lies between may be readable.
-            (lost.reason, lost.lane) == (reason, lane)
-                && (lane.is_some() || lsns.start() - lost.lsns.end() == 1)
         };
-        match self.lost.iter_mut().find(same) {
-            Some(lost) => {
-                lost.lsns = *lost.lsns.start()..=*lsns.end();
-                lost.count += count;
-            }
-            None => self.lost.push(Lost { reason, lane, lsns, count }),
+        lost.count += count;
+        match lost.runs.last_mut() {
+            Some(last) if last.end() + 1 == *lsns.start() => *last = *last.start()..=*lsns.end(),
+            _ => lost.runs.push(lsns),
         }
     }
 }

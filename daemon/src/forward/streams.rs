@@ -181,7 +181,10 @@ impl Streams {
             in_flight.divide(id, part);
         }
         if self.live_first {
-            self.open(Span { from: live, to: None, lanes: all }, Again::default(), now);
+            // What flies is not historical: the newest events of its sources come after it.
+            let live = Span { from: live, to: None, lanes: all };
+            let live = self.open(live, Again::default(), now);
+            in_flight.precede(id, live);
         }
         self.sort();
         Some(())
@@ -313,11 +316,8 @@ impl Streams {
             let is_late = |stream: &Stream| stream.next() < Some(*place);
             self.live().any(is_late) && self.live().filter(|it| is_late(it)).all(can_read)
         });
-        let history = self
-            .list
-            .iter()
-            .find(|stream| stream.to.is_some() && !stream.is_read(committed))
-            .map(|stream| stream.id);
+        // The next range begins when the one before it is over: what is historical goes in order, too.
+        let history = self.list.iter().find(|stream| stream.to.is_some()).map(|stream| stream.id);
         let is_due = |stream: &&Stream| match (stream.to, meeting) {
             (Some(_), _) => history == Some(stream.id),
             (None, Some(place)) => stream.next() < Some(place),

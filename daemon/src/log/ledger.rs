@@ -115,16 +115,49 @@ impl Ledger {
     /// same damage again. Answers whether all entries are on disk.
     pub fn record(&self, loss: Loss) -> bool {
         let mut state = self.lock();
+        self.enter(&mut state, loss)
+    }
+
+    /// The same, of those of the `runs` of LSNs, in their order, that no entry covers: as one entry,
+    /// from the first to the last of them.
+    pub(super) fn record_runs(
+        &self,
+        lane: Lane,
+        runs: &[RangeInclusive<Lsn>],
+        reason: Reason,
+    ) -> bool {
+        let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return true };
+        let mut state = self.lock();
+        let near: Vec<&Loss> = state
+            .entries
+            .iter()
+            .filter(|entry| entry.lsns.end() >= first.start() && entry.lsns.start() <= last.end())
+            .collect();
+        let mut new: Option<Loss> = None;
+        for run in runs {
+            let loss = Loss::now(lane, run.clone(), reason);
+            if near.iter().any(|entry| entry.covers(&loss)) {
+                continue;
+            }
+            match &mut new {
+                Some(new) => new.merge(&loss),
+                None => new = Some(loss),
+            }
+        }
+        new.is_none_or(|new| self.enter(&mut state, new))
+    }
+
+    fn enter(&self, state: &mut State, loss: Loss) -> bool {
         if !state.entries.iter().any(|entry| entry.covers(&loss)) {
             warn!(
                 lane = loss.lane.0, first = loss.lsns.start(), last = loss.lsns.end(),
                 reason = ?loss.reason, "events are lost"
             );
             state.entries.push(loss);
-            self.bound(&mut state);
+            self.bound(state);
             self.entered.send_modify(|count| *count += 1);
         }
-        match self.save(&mut state) {
+        match self.save(state) {
             Ok(()) => true,
             Err(error) => {
                 warn!(path = %self.path.display(), %error, "the loss ledger cannot be written");

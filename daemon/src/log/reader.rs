@@ -112,21 +112,11 @@ impl Reader {
         }
     }
 
-    /// Enters in the ledger what [`Reader::read`] answered as lost, or its caller cannot make sense of,
-    /// unless it stands there. Waits for the disk.
-    pub fn enter_loss(&self, lsns: RangeInclusive<Lsn>, reason: Reason) {
-        self.shared.lost(lsns, reason);
-    }
-
-    /// Enters that of a range `count` events are lost: of `lane`, or of nobody knows which.
-    pub fn enter_losses(
-        &self,
-        lane: Option<Lane>,
-        lsns: RangeInclusive<Lsn>,
-        count: u64,
-        reason: Reason,
-    ) {
-        self.shared.lost_some(lane, lsns, count, reason);
+    /// Enters in the ledger runs of LSNs, in their order, that [`Reader::read`] answered as lost, or its
+    /// caller cannot make sense of, or does not hand on: of `lane`, or of nobody knows which. Those that do
+    /// not stand there are one entry. Waits for the disk.
+    pub fn enter_runs(&self, lane: Option<Lane>, runs: &[RangeInclusive<Lsn>], reason: Reason) {
+        self.shared.ledger.record_runs(lane.unwrap_or(self.shared.lane), runs, reason);
     }
 
     pub(super) fn shared(&self) -> &Shared {

@@ -181,18 +181,6 @@ impl Shared {
         self.ledger.record(Loss { count, ..Loss::now(lane, lsns, reason) })
     }
 
-    /// A reader will not get some of a range, whatever there is in the log; of a lane, if it is known.
-    pub(super) fn lost_some(
-        &self,
-        lane: Option<Lane>,
-        lsns: std::ops::RangeInclusive<Lsn>,
-        count: u64,
-        reason: Reason,
-    ) {
-        let loss = Loss::now(lane.unwrap_or(self.lane), lsns, reason);
-        self.ledger.record(Loss { count, ..loss });
-    }
-
     /// A reader passed over damage: keeps a copy of it, and enters what is lost.
     pub(super) fn damaged(&self, segment: &Segment, skipped: &Skipped) {
         // Of a file that was cut short there are no bytes to keep.

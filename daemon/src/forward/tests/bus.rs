@@ -110,6 +110,11 @@ impl Bus {
         self.inner().requests
     }
 
+    /// Requests that are being answered.
+    pub(super) fn now(&self) -> usize {
+        self.inner().now
+    }
+
     /// The most requests that were being answered at once.
     pub(super) fn at_once(&self) -> usize {
         self.inner().at_once
@@ -151,21 +156,45 @@ impl Inner {
     }
 }
 
-async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Response {
-    let events = events(&headers, &body);
-    let sources: HashSet<(String, bool)> =
-        events.iter().map(|event| (event.source.clone(), event.historical)).collect();
-    let jitter = {
+/// A request that is being answered, until its answer is known or its client is gone.
+struct Presence {
+    bus: Bus,
+    sources: HashSet<(String, bool)>,
+}
+
+impl Presence {
+    fn begin(bus: &Bus, events: &[Arrived]) -> Self {
+        let sources: HashSet<(String, bool)> =
+            events.iter().map(|event| (event.source.clone(), event.historical)).collect();
         let mut inner = bus.inner();
-        inner.requests += 1;
-        inner.headers.push(headers);
         for source in &sources {
             assert!(inner.present.insert(source.clone()), "{source:?} is in flight twice");
         }
         inner.now += 1;
         inner.at_once = inner.at_once.max(inner.now);
+        Self { bus: bus.clone(), sources }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let mut inner = self.bus.inner();
+        inner.present.retain(|source| !self.sources.contains(source));
+        inner.now -= 1;
+        drop(inner);
+        self.bus.changed.send_modify(|n| *n += 1);
+    }
+}
+
+async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Response {
+    let events = events(&headers, &body);
+    let jitter = {
+        let mut inner = bus.inner();
+        inner.requests += 1;
+        inner.headers.push(headers);
         fastrand::u64(0..=inner.rules.jitter)
     };
+    let presence = Presence::begin(&bus, &events);
     if jitter > 0 {
         tokio::time::sleep(Duration::from_millis(jitter)).await;
     }
@@ -176,14 +205,14 @@ async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Respon
         inner.rules.script.pop_front().or(inner.rules.always).or(hangs)
     };
     if matches!(reply, Some(Reply::Hang)) {
-        bus.inner().present.retain(|source| !sources.contains(source));
-        bus.changed.send_modify(|n| *n += 1);
+        drop(presence);
         std::future::pending::<()>().await;
+        return StatusCode::NO_CONTENT.into_response();
     }
+    // The client cannot know the answer before.
+    drop(presence);
     let response = {
         let mut inner = bus.inner();
-        inner.present.retain(|source| !sources.contains(source));
-        inner.now -= 1;
         let too_large = inner.rules.max_body.is_some_and(|max| body.len() > max);
         let status = |status: u16| StatusCode::from_u16(status).unwrap();
         match reply {

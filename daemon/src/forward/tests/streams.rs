@@ -63,7 +63,7 @@ fn ids(arrived: &[Arrived]) -> HashSet<String> {
     arrived.iter().map(|event| event.id.clone()).collect()
 }
 
-fn is_one(gateway: &Gateway, next: Lsn) -> bool {
+pub(super) fn is_one(gateway: &Gateway, next: Lsn) -> bool {
     gateway.shared.cursors.spans("cloud") == [Range::onward(next)]
 }
 
@@ -232,6 +232,7 @@ async fn what_is_gone_or_too_old_is_counted_and_stands_in_the_ledger() {
         let losses = gateway.shared.log.losses();
         losses.into_iter().map(|loss| (loss.lane, loss.lsns, loss.count, loss.reason)).collect()
     };
+    // What was not kept the log enters itself, once in a while, by commits.
     gateway.shared.log.enter_gone();
     let all = [(brief, 15..=16, 2, Reason::Expired), (brief, 15..=18, 2, Reason::Dropped)];
     assert_eq!(entered(&gateway), all);

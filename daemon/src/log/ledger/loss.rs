@@ -112,7 +112,7 @@ impl Loss {
 
     /// Both in one entry: from the first LSN of the one to the last of the other. As many events are
     /// lost as in both together, and no more than the range has.
-    fn merge(&mut self, other: &Self) {
+    pub(super) fn merge(&mut self, other: &Self) {
         let (start, end) = (self.lsns.start(), self.lsns.end());
         self.lsns = *start.min(other.lsns.start())..=*end.max(other.lsns.end());
         self.count = self.count.saturating_add(other.count).min(self.len());
