@@ -18,6 +18,11 @@ fn trace_of_one_event(qos: u8) -> (Vec<String>, u8) {
     let mut wire = Wire::client(gateway.mqtt(), Version::V4, "one");
     wire.send(&publish(Version::V4, qos, b"a", 0x0b0b, MARK.as_bytes()));
     let answer = wire.answer().map(|(first, _)| first).unwrap_or_default();
+    (trace(&mut gateway), answer)
+}
+
+/// Stops the gateway; its system calls, in order.
+fn trace(gateway: &mut Gateway) -> Vec<String> {
     gateway.stop();
     let path = gateway.site().path().join("trace");
     // The tracer outlives the traced by a moment.
@@ -25,7 +30,7 @@ fn trace_of_one_event(qos: u8) -> (Vec<String>, u8) {
         let trace = fs::read_to_string(&path).ok()?;
         trace.contains("+++ exited with 0 +++").then_some(trace)
     });
-    (trace.lines().map(str::to_owned).collect(), answer)
+    trace.lines().map(str::to_owned).collect()
 }
 
 /// Asserts that the answer that begins with `answer` left after an fdatasync that began after the
@@ -79,4 +84,62 @@ fn pubrec_leaves_after_the_fdatasync_of_its_event() {
     let (trace, answer) = trace_of_one_event(2);
     assert_eq!(answer, 0x50);
     answered_after_the_sync(&trace, r#""P\2\v\v""#);
+}
+
+/// Small segments, so that there are many.
+const SMALL: &str = r#"
+[log]
+max-size = "1MiB"
+segment-size = "64KiB"
+commit.max-bytes = "16KiB"
+
+[limits]
+max-packet-size = "16KiB"
+max-body-size = "16KiB"
+"#;
+
+/// A name that is not durable is no place for an event: neither its own, nor that of its segment.
+#[test]
+fn a_segment_is_durable_in_its_directory_before_the_first_answer_out_of_it() {
+    let calls =
+        "trace=rename,renameat,renameat2,pwrite64,fdatasync,fsync,write,writev,sendto,sendmsg";
+    // -y: what a descriptor is.
+    let mut gateway = Gateway::start_with_strace(SMALL, &["-y", "-e", calls]);
+    let mut wire = Wire::client(gateway.mqtt(), Version::V4, "one");
+    for _ in 0..40 {
+        wire.send(&publish(Version::V4, 1, b"a", 0x0b0b, &[b'x'; 8000]));
+        assert_eq!(wire.answer().map(|(first, _)| first), Some(PUBACK));
+    }
+    let trace = trace(&mut gateway);
+    let after = |from: usize, found: &dyn Fn(&str) -> bool| {
+        let at = trace[from..].iter().position(|line| found(line));
+        from + at.unwrap_or_else(|| panic!("nothing behind line {from} of\n{}", trace.join("\n")))
+    };
+    // Where another thread got between, strace splits the call into two lines: its end counts.
+    let end = |at: usize, call: &str| match trace[at].contains("unfinished") {
+        true => after(at, &|line| line.contains(&format!("{call} resumed"))),
+        false => at,
+    };
+    let renamed = |line: &str| line.contains("/log/segment.new\"") && line.contains(".seg\"");
+    let mut segments = 0;
+    for (at, line) in trace.iter().enumerate().filter(|(_, line)| renamed(line)) {
+        let header = trace[..at]
+            .iter()
+            .rposition(|line| line.contains("fdatasync(") && line.contains("/log/segment.new>"));
+        let header = end(header.expect("its header is synced"), "fdatasync");
+        let named = end(at, "rename");
+        let synced = after(named, &|line| line.contains("fsync(") && line.contains("/data/log>"));
+        let synced = end(synced, "fsync");
+        assert!(header < at && trace[synced].ends_with("= 0"), "{line}");
+        let name = line.rsplit('/').next().and_then(|name| name.split('"').next()).unwrap();
+        let first = trace[at..].iter().position(|line| {
+            line.contains("pwrite64(") && line.contains(name) && line.contains("TGF1")
+        });
+        // The last one may be empty.
+        let Some(first) = first.map(|first| at + first) else { continue };
+        let answered = after(first, &|line| line.contains(r#""@\2\v\v""#));
+        assert!(synced < first && first < answered, "{}", trace[at..=answered].join("\n"));
+        segments += 1;
+    }
+    assert!(segments >= 4, "{segments} segments in\n{}", trace.join("\n"));
 }

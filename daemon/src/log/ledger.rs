@@ -166,6 +166,11 @@ impl Ledger {
         }
     }
 
+    /// Writes what the disk has not taken yet, if there is any.
+    pub(super) fn catch_up(&self) -> io::Result<()> {
+        self.save(&mut self.lock())
+    }
+
     /// Merges the older half of the entries where there are too many.
     fn bound(&self, state: &mut State) {
         if state.entries.len() <= self.max_entries {

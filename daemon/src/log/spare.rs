@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use super::queue::Bounds;
 use super::segment::Segment;
 use super::shared::Shared;
+use super::storage::is_full;
 
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +92,14 @@ pub(super) fn is_name(name_: &str) -> bool {
 impl Shared {
     /// Removes a segment that nobody needs; answers whether it could.
     pub(super) fn remove_one(&self) -> bool {
+        // What is damaged in a segment is known from the ledger alone once that is gone. On a full
+        // disk the ledger has room only then.
+        if let Err(error) = self.ledger.catch_up()
+            && !is_full(&error)
+        {
+            warn!(dir = %self.dir.display(), %error, "nothing is removed while the loss ledger cannot be written");
+            return false;
+        }
         let (before, control) = self.released();
         let Some(segment) = self.table().released(before, control) else { return false };
         if !self.table_mut().remove(segment.header.sequence) {

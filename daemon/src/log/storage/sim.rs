@@ -3,7 +3,8 @@
 //! It keeps what programs see (the page cache) apart from what would survive a power cut. A power
 //! cut keeps any subset of the unsynced changes: each sector of each write, each name. Where a later
 //! sector of a file is there and an earlier one is not, old bytes of another file may lie between. A
-//! failed fdatasync does the same to the file's changes and then calls them clean, as Linux does.
+//! failed fdatasync does the same to the file's changes and then calls them clean, as Linux does: they are
+//! seen until the power goes, or until the kernel needs the memory.
 
 mod disk;
 mod file;
@@ -86,6 +87,7 @@ impl Sim {
         disk.run += 1;
         disk.locked.clear();
         disk.fuse = None;
+        disk.forget();
     }
 
     /// The power goes within the change after `changes` more: everything fails until
@@ -97,6 +99,11 @@ impl Sim {
     /// The next `syncs` fdatasyncs fail.
     pub(crate) fn fail_syncs(&self, syncs: u32) {
         self.disk().failing_syncs = syncs;
+    }
+
+    /// The next `syncs` fsyncs of directories fail.
+    pub(crate) fn fail_dir_syncs(&self, syncs: u32) {
+        self.disk().failing_dir_syncs = syncs;
     }
 
     /// The next `reads` reads fail.
@@ -179,6 +186,11 @@ impl Storage for Sim {
         let mut disk = self.change(Call::SyncDir);
         disk.burn()?;
         disk.is_dir(dir)?;
+        if disk.failing_dir_syncs > 0 {
+            // What it was about may be durable or not, as before.
+            disk.failing_dir_syncs -= 1;
+            return Err(io::Error::from_raw_os_error(file::EIO));
+        }
         disk.sync_dir(dir);
         Ok(())
     }

@@ -269,6 +269,66 @@ fn one_damaged_copy_of_a_header_costs_nothing() {
 }
 
 #[test]
+fn a_damaged_copy_of_the_newest_header_is_written_again() {
+    let sim = written();
+    let newest = segments(&sim).pop().unwrap();
+    for copy in [0, 512] {
+        sim.flip(&newest, copy + 20, 3);
+        let (log, _, recovery) = open(&sim);
+        assert_eq!((read(&mut log.reader(1)).0.len(), recovery.set_aside), (60, vec![]));
+        drop(log);
+        sim.kill();
+    }
+}
+
+/// Somebody publishes what he has of a log, of this one or another.
+#[test]
+fn a_frame_in_a_payload_is_never_taken_for_one_of_the_log() {
+    for lsn in 1..=4 {
+        let sim = Sim::new(1);
+        let (log, mut writer, _) = open(&sim);
+        let mut frame = vec![0; frame::HEADER_LEN];
+        frame.extend_from_slice(block([&b"invented"[..]]).finish());
+        frame::seal(&mut frame, lsn, 1, 0, 7);
+        for payload in [&b"one"[..], &frame, &frame, b"four"] {
+            assert!(matches!(log.append(&mut block([payload])), Append::Accepted(_)));
+            writer.step(Instant::now());
+        }
+        drop((log, writer));
+        sim.kill();
+        // The second one's header, and the length in it.
+        let at = 1024 + frame::HEADER_LEN + block([&b"one"[..]]).finish().len();
+        sim.flip(&segments(&sim)[0], at + 5, 0);
+        let (log, ..) = open(&sim);
+        let (events, lost) = read(&mut log.reader(1));
+        let lsns: Vec<Lsn> = events.iter().map(|(lsn, _)| *lsn).collect();
+        assert_eq!((lsns, lost), (vec![1, 3, 4], vec![2..=2]));
+        assert!(events.iter().all(|(_, payload)| payload != b"invented"));
+    }
+}
+
+/// What is damaged in a segment is known from the ledger alone once that is released.
+#[test]
+fn a_loss_outlasts_its_segment_and_the_power() {
+    for seed in 0..8 {
+        let sim = written();
+        sim.flip(&segments(&sim)[0], 1024 + 3100 * 3, 5);
+        let sim = sim.fork(seed);
+        let (log, ..) = open(&sim);
+        // The disk does not take the entry at once.
+        sim.fail_syncs(1);
+        let lost = read(&mut log.reader(1)).1;
+        assert_eq!(lost.len(), 1);
+        log.release(21);
+        assert_eq!(log.usage().segments, 2);
+        drop(log);
+        sim.cut_power();
+        let losses: Lost = open(&sim).0.losses().into_iter().map(|loss| loss.lsns).collect();
+        assert_eq!(losses, lost);
+    }
+}
+
+#[test]
 fn what_is_not_ours_is_set_aside_and_never_deleted() {
     let sim = written();
     let other = Sim::new(2);

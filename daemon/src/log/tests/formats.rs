@@ -110,6 +110,23 @@ async fn every_version_that_was_ever_written_is_read_and_continued() {
     }
 }
 
+/// A program of the older version would take what is added for damage: so it has to refuse.
+#[tokio::test]
+async fn a_segment_that_is_continued_says_the_version_that_continues_it() {
+    for (version, ..) in ALL {
+        let dir = tempfile::tempdir().unwrap();
+        copy(version, dir.path());
+        let (log, _) = open(&options(dir.path()));
+        append(&log, b"new").await;
+        let newest = log.shared.table().0.last().unwrap().path.clone();
+        let oldest = log.shared.table().0[0].path.clone();
+        log.close().await;
+        let said = |path: &Path| fs::read(path).unwrap()[8..12].to_vec();
+        assert_eq!(said(&newest), VERSION.to_le_bytes());
+        assert_eq!(said(&oldest), version.to_le_bytes(), "and no other is touched");
+    }
+}
+
 /// Looking at it changes nothing, also where it is of an older version.
 #[test]
 fn every_version_is_shown_as_it_lies_there() {

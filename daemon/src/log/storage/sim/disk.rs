@@ -27,6 +27,7 @@ pub(super) struct Disk {
     pub(super) locked: Vec<PathBuf>,
     pub(super) capacity: usize,
     pub(super) failing_syncs: u32,
+    pub(super) failing_dir_syncs: u32,
     pub(super) failing_reads: u32,
     /// Changes until the power goes.
     pub(super) fuse: Option<u32>,
@@ -40,6 +41,8 @@ pub(super) struct Inode {
     pub(super) cache: Vec<u8>,
     pub(super) disk: Vec<u8>,
     pub(super) unsynced: Vec<Change>,
+    /// After a failed fdatasync: what counts as clean is not all on the disk.
+    pub(super) lost: bool,
     pub(super) unreadable: Option<Range<u64>>,
 }
 
@@ -115,6 +118,35 @@ impl Inode {
         }
     }
 
+    /// The fdatasync failed: some of it reached the disk, and all of it counts as clean from now on.
+    pub(super) fn fail(&mut self, rng: &mut fastrand::Rng) {
+        self.settle(rng, 0.5, &[]);
+        self.lost = self.cache != self.disk;
+    }
+
+    /// The power went: what is on the disk is all there is.
+    fn restart(&mut self, rng: &mut fastrand::Rng, probability: f64, junk: &[u8]) {
+        self.settle(rng, probability, junk);
+        self.cache.clone_from(&self.disk);
+        self.lost = false;
+    }
+
+    /// The kernel needs the memory of what counts as clean.
+    fn forget(&mut self) {
+        let len = self.cache.len();
+        self.cache.clone_from(&self.disk);
+        for change in &self.unsynced {
+            match change {
+                Change::Truncate(len) => self.cache.truncate(*len),
+                Change::Write(offset, bytes) => put(&mut self.cache, *offset, bytes, &[]),
+                // Its length is set below.
+                Change::Allocate(_) => {}
+            }
+        }
+        self.cache.resize(len, 0);
+        self.lost = false;
+    }
+
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
         put(&mut self.cache, offset, bytes, &[]);
         self.unsynced.push(Change::Write(offset, bytes.to_vec()));
@@ -149,6 +181,7 @@ impl Disk {
             locked: Vec::new(),
             capacity: usize::MAX,
             failing_syncs: 0,
+            failing_dir_syncs: 0,
             failing_reads: 0,
             fuse: None,
             junk: Arc::default(),
@@ -185,10 +218,17 @@ impl Disk {
         let probability = *[0.0, 0.5, 0.9, 1.0].get(self.rng.usize(..4)).unwrap_or(&0.0);
         let junk = if self.rng.bool() { Arc::clone(&self.junk) } else { Arc::default() };
         for inode in &mut self.inodes {
-            if !inode.unsynced.is_empty() {
-                let inode = Arc::make_mut(inode);
-                inode.settle(&mut self.rng, probability, &junk);
-                inode.cache.clone_from(&inode.disk);
+            if !inode.unsynced.is_empty() || inode.lost {
+                Arc::make_mut(inode).restart(&mut self.rng, probability, &junk);
+            }
+        }
+    }
+
+    /// Perhaps the kernel needs memory, while nobody has the files open.
+    pub(super) fn forget(&mut self) {
+        for inode in self.inodes.iter_mut().filter(|inode| inode.lost) {
+            if self.rng.bool() {
+                Arc::make_mut(inode).forget();
             }
         }
     }

@@ -9,7 +9,7 @@ use super::{Call, Sim};
 use crate::log::storage::{File, fill};
 
 const ENOSPC: i32 = 28;
-const EIO: i32 = 5;
+pub(super) const EIO: i32 = 5;
 
 #[derive(Debug)]
 pub(super) struct SimFile {
@@ -70,7 +70,7 @@ impl File for SimFile {
         let inode = Arc::make_mut(&mut disk.inodes[self.inode]);
         if failed {
             disk.failing_syncs -= 1;
-            inode.settle(&mut disk.rng, 0.5, &[]);
+            inode.fail(&mut disk.rng);
             return Err(io::Error::from_raw_os_error(EIO));
         }
         inode.settle(&mut disk.rng, 2.0, &[]);

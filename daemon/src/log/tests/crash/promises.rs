@@ -148,6 +148,8 @@ pub(super) struct Promises {
     unsure_control: BTreeSet<Said>,
     /// The newest event that each sink took.
     pub(super) delivered: [Lsn; SINKS.len()],
+    /// What sinks were told that they will not get: that it is in the ledger lasts.
+    pub(super) lost: Vec<RangeInclusive<Lsn>>,
     /// What a crash may leave of the database, newest last.
     pub(super) databases: VecDeque<Database>,
     id: Option<EventId>,
@@ -192,6 +194,7 @@ impl Promises {
             control: Model::new(),
             unsure_control: BTreeSet::new(),
             delivered: [0; SINKS.len()],
+            lost: Vec::new(),
             databases: [Database::new()].into(),
             id: None,
             damaged: false,
@@ -211,6 +214,7 @@ impl Promises {
             control: self.control.clone(),
             unsure_control: self.unsure_control.clone(),
             delivered: self.delivered,
+            lost: self.lost.clone(),
             databases: self.databases.clone(),
             id: self.id,
             damaged: self.damaged,
@@ -282,6 +286,7 @@ impl Promises {
             }
             self.tally.crashes += 1;
             fork.fail_syncs(0);
+            fork.fail_dir_syncs(0);
             fork.leave_room(usize::MAX >> 1);
             let (mut second, mut probed) = (Found::default(), None);
             match self.rng.u8(..4) {
@@ -370,6 +375,10 @@ impl Promises {
         // A reader may have met damage.
         let losses = log.losses();
         assert!(self.are_fine(&losses), "nothing was damaged: {losses:?}");
+        for lsn in self.lost.iter().cloned().flatten().filter(|lsn| self.stored.contains_key(lsn)) {
+            let is_told = losses.iter().any(|loss| loss.lsns.contains(&lsn));
+            assert!(is_told, "the loss of {lsn} is not in the ledger any more");
+        }
         for (name, delivered) in SINKS.iter().zip(self.delivered) {
             let cursor = state.cursors().get(name).unwrap_or(1);
             assert!(cursor <= delivered + 1, "{name} never got {}", cursor - 1);

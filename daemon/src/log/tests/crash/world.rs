@@ -76,6 +76,7 @@ impl World {
         self.promises().settle();
         (self.sinks, self.models, self.opened) = (Vec::new(), None, None);
         self.sim.fail_syncs(0);
+        self.sim.fail_dir_syncs(0);
         let policy = self.promises().policy;
         let mut promises = Promises::new(0, policy);
         std::mem::swap(&mut promises, &mut self.promises());
@@ -146,11 +147,13 @@ impl World {
         match self.sinks[sink].read(&mut chunk, most).unwrap() {
             Read::Frames => {}
             Read::Lost(lost) => {
-                let promises = self.promises();
+                let on_disk = self.opened().log.shared.ledger.catch_up().is_ok();
+                let mut promises = self.promises();
                 assert!(promises.damaged || promises.policy.drops(), "{lost:?} is gone");
-                drop(promises);
-                let delivered = &mut self.promises().delivered[sink];
-                *delivered = (*delivered).max(*lost.end());
+                promises.delivered[sink] = promises.delivered[sink].max(*lost.end());
+                if on_disk {
+                    promises.lost.push(lost);
+                }
             }
             Read::Tail => return,
         }
@@ -237,6 +240,9 @@ impl World {
             let others: Vec<PathBuf> =
                 files.into_iter().filter(|path| path.extension().is_none()).collect();
             if let Some(path) = others.get(self.rng.usize(..others.len().max(1))) {
+                if path.ends_with("ledger") {
+                    self.promises().lost.clear();
+                }
                 let bytes = self.sim.content(path).len().max(1);
                 self.sim.flip(path, self.rng.usize(..bytes), self.rng.u8(..8));
             }
@@ -268,7 +274,8 @@ impl World {
                 148..158 => self.apply(),
                 158..166 => self.save(),
                 166..174 => self.free(),
-                174..177 => self.sim.fail_syncs(self.rng.u32(1..5)),
+                174..176 => self.sim.fail_syncs(self.rng.u32(1..5)),
+                176 => self.sim.fail_dir_syncs(1),
                 177..180 => self.sim.leave_room(self.rng.usize(..4000)),
                 180..184 => self.sim.leave_room(usize::MAX >> 1),
                 184 => self.sim.fail_reads(1),
