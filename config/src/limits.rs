@@ -72,8 +72,8 @@ pub struct Limits {
     /// client told so (MQTT 5). 0 s to 10 years; default 7 d.
     pub max_session_expiry: Span,
     /// Bytes of the log that are kept for sessions, and for those that share a subscription, that have
-    /// not read them; what is older goes when every sink has it, and what is missed by that is counted.
-    /// At most 64 TiB; default: a quarter of `log.max-size`.
+    /// not read them, and no more than a quarter of a `[[lane]]` that refuses or drops new events when
+    /// it is full; what is older goes when every sink has it, and what is missed by that is counted. At most 64 TiB; default: a quarter of `log.max-size`.
     pub max_session_backlog: Option<ByteSize>,
     /// Retained messages, which may take a quarter of `max-memory`; one more is stored as an event but
     /// not retained, and counted. 0 to 10,000,000; default 10,000.

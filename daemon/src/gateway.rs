@@ -5,6 +5,7 @@
 //! happens, and no client is answered before recovery is done. Two supervisors make the order of the
 //! drain: first what writes to the log ends, then what reads from it.
 
+mod lanes;
 mod open;
 mod status;
 
@@ -40,7 +41,7 @@ use crate::supervise::{Role, Supervisor};
 
 pub(crate) use open::log_options;
 use status::Parts;
-pub use status::{AlertStatus, ClientStatus, DiskStatus, LogStatus, Status};
+pub use status::{AlertStatus, ClientStatus, DiskStatus, LaneStatus, LogStatus, Status};
 
 /// How long connections may take to end, once the drain began.
 const WRITERS_LIMIT: Duration = Duration::from_secs(5);

@@ -132,6 +132,12 @@ impl<'a> EventRef<'a> {
         self.id.lsn
     }
 
+    /// What its publisher sent.
+    pub fn draft(&self) -> Draft<'a> {
+        let Self { topic, qos, retain, properties, payload, .. } = *self;
+        Draft { topic, qos, retain, properties, payload }
+    }
+
     /// The device that published it: the topic's level `device_level` (counted from 1) where set,
     /// present and not empty, else the origin.
     pub fn device(&self, device_level: Option<usize>) -> &'a str {

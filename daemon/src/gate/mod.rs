@@ -9,6 +9,7 @@
 mod access;
 mod acl;
 mod dedup;
+mod entry;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod identity;
@@ -19,6 +20,7 @@ mod secret;
 use std::sync::Arc;
 
 use tidegate_config::Limits;
+use tidegate_event::record::InLanes;
 use tidegate_event::{BlockBuilder, Draft, Lsn, Received, topic};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +29,7 @@ use crate::log::{Append, Log};
 
 pub use access::Access;
 pub use dedup::{Arrival, Dedup, Key, Mark, Pending};
+pub use entry::{Entry, Place};
 pub use identity::{Certificate, Credentials, Identity, Peer};
 pub use login::{Present, Rejected};
 pub use rights::Rights;
@@ -168,14 +171,14 @@ impl Gate {
         self.log.is_disk_full()
     }
 
-    /// Resolves when it is worth trying [`Gate::submit`] again with a block of `bytes` that was
-    /// refused.
-    pub async fn room(&self, bytes: usize) {
-        self.log.room(bytes).await;
+    /// Resolves when it is worth trying [`Gate::submit`] again with a refused block that takes this in
+    /// each lane.
+    pub async fn room(&self, parts: &InLanes) {
+        self.log.room_for(parts).await;
     }
 
-    /// Checks one event from `origin`, which has these rights, and hands it to the log: for edge
-    /// services and wills.
+    /// Checks one event from `origin`, which has these rights, and hands it to the log: for wills.
+    /// [`Append::Full`] is also what a full lane answers.
     pub fn publish(
         &self,
         origin: &str,
@@ -184,8 +187,10 @@ impl Gate {
     ) -> Result<Append, Denied> {
         self.check(rights, event)?;
         let mut block = BlockBuilder::new(origin, self.now());
-        block.push(event);
-        Ok(self.submit(&mut block))
+        Ok(match self.put(&mut block, self.place(event.topic), event) {
+            Entry::Kept | Entry::Dropped => self.submit(&mut block),
+            Entry::Refused(_) => Append::Full,
+        })
     }
 }
 

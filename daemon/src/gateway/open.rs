@@ -3,12 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use tidegate_config::{
-    self as config, Config, Gateway as GatewayConfig, LogCompression, LogEngine,
-};
+use tidegate_config::{Config, Gateway as GatewayConfig, LogCompression, LogEngine};
 use tidegate_event::Lane;
 use tracing::{info, warn};
 
+use super::lanes;
 use crate::commands::Failure;
 use crate::log::{self, Claim, Compression, Engine, Log, OpenError};
 use crate::state::{Opened, State, StateError};
@@ -18,7 +17,7 @@ pub(crate) fn log_options(config: &Config) -> log::Options {
     log::Options {
         dir: config.gateway.data_dir.join("log"),
         lane: Lane(0),
-        lanes: lanes(config),
+        lanes: lanes::options(config),
         max_size: config.log.max_size.0,
         segment_size: config.log.segment_size.0,
         max_quarantine: config.log.max_quarantine.0,
@@ -32,41 +31,6 @@ pub(crate) fn log_options(config: &Config) -> log::Options {
         max_stretch: config.log.commit.max_stretch.0,
         max_delay: config.log.commit.max_delay.0,
         max_bytes: config.log.commit.max_bytes.as_usize(),
-    }
-}
-
-/// Lane `default` has what the others leave, unless the config says that it has less.
-fn lanes(config: &Config) -> Vec<log::LaneOptions> {
-    let others = config.lanes.iter().filter(|lane| lane.name != log::DEFAULT_LANE);
-    let left = config.log.max_size.0.saturating_sub(others.map(|lane| lane.max_size.0).sum());
-    let options = |lane: &config::Lane| log::LaneOptions {
-        name: lane.name.clone(),
-        topics: lane.topics.iter().map(|topic| topic.0.clone()).collect(),
-        max_size: Some(lane.max_size.0)
-            .filter(|max_size| lane.name != log::DEFAULT_LANE || *max_size < left),
-        rule: log::Rule {
-            max_age: lane.max_age.map(|age| age.0),
-            when_full: when_full(&lane.when_full),
-            priority: lane.priority,
-        },
-    };
-    config.lanes.iter().map(options).collect()
-}
-
-fn when_full(policy: &config::WhenFull) -> log::WhenFull {
-    match policy {
-        config::WhenFull::Reject => log::WhenFull::Reject,
-        config::WhenFull::DropOldest => log::WhenFull::DropOldest,
-        config::WhenFull::DropNewest => log::WhenFull::DropNewest,
-        config::WhenFull::Downsample(it) => log::WhenFull::Downsample(log::Downsample {
-            interval: it.interval.0,
-            keep: match it.keep {
-                config::Keep::Last => log::Keep::Last,
-                config::Keep::Mean => log::Keep::Mean(it.value.clone()),
-                config::Keep::Min => log::Keep::Min(it.value.clone()),
-                config::Keep::Max => log::Keep::Max(it.value.clone()),
-            },
-        }),
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use crate::forward::{self, ForwarderHandle};
 use crate::listener;
-use crate::log::{Log, Refusing};
+use crate::log::{self, Log, Refusing};
 use crate::progress::{Progress, Watch};
 use crate::services;
 use crate::state::State;
@@ -60,6 +60,34 @@ pub struct LogStatus {
     pub losses: usize,
     /// Events that they are about, at most.
     pub lost_events: u64,
+    /// Its lanes, `default` first.
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// How a lane stands. The counts are of what happened since the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LaneStatus {
+    /// Its name.
+    pub name: String,
+    /// Events on disk.
+    pub events: u64,
+    /// Bytes that they take there.
+    pub bytes: u64,
+    /// Bytes that they may take: `max-size`.
+    pub max_bytes: u64,
+    /// What happens when these are used up, as in the config.
+    pub when_full: String,
+    /// Whether that happens to new events now.
+    pub full: bool,
+    /// Events dropped for want of room,
+    pub dropped: u64,
+    /// refused,
+    pub refused: u64,
+    /// dropped because of their age,
+    pub expired: u64,
+    /// and thinned out.
+    pub thinned: u64,
 }
 
 /// How its disk stands.
@@ -143,7 +171,11 @@ impl Parts {
     pub(super) fn status(&self) -> Status {
         let usage = self.log.usage();
         let losses = self.log.loss_count();
-        let refusing = self.log.refusing().map(|why| self.refusing(why));
+        let lanes = self.lanes();
+        let refusing = match self.log.refusing() {
+            Some(why) => vec![self.refusing(why)],
+            None => lanes.iter().filter(|lane| lane.refuses()).map(LaneStatus::problem).collect(),
+        };
         Status {
             gateway: self.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -156,6 +188,7 @@ impl Parts {
                 max_bytes: self.max_bytes,
                 losses: losses.entries as usize,
                 lost_events: losses.events,
+                lanes,
             },
             disk: DiskStatus {
                 directory: self.data_dir.clone(),
@@ -175,6 +208,26 @@ impl Parts {
         }
     }
 
+    fn lanes(&self) -> Vec<LaneStatus> {
+        let lanes = self.log.lanes();
+        let status = |lane| {
+            let usage = self.log.lane_usage(lane);
+            LaneStatus {
+                name: lanes.name(lane).to_owned(),
+                events: usage.events,
+                bytes: usage.bytes,
+                max_bytes: usage.max_bytes,
+                when_full: lanes.rule(lane).when_full.as_str().to_owned(),
+                full: usage.is_full,
+                dropped: usage.dropped,
+                refused: usage.refused,
+                expired: usage.expired,
+                thinned: usage.thinned,
+            }
+        };
+        lanes.all().map(status).collect()
+    }
+
     fn refusing(&self, why: Refusing) -> String {
         let directory = self.data_dir.display();
         match why {
@@ -190,6 +243,21 @@ impl Parts {
                 format!("the disk under {directory} takes no writes: events are refused")
             }
         }
+    }
+}
+
+impl LaneStatus {
+    /// Whether new events are refused now.
+    pub fn refuses(&self) -> bool {
+        self.full && self.when_full == log::WhenFull::Reject.as_str()
+    }
+
+    fn problem(&self) -> String {
+        let name = &self.name;
+        format!(
+            "the lane {name:?} is full: its events are refused until a sink has taken some; its max-size \
+             bounds it"
+        )
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::trace;
 use super::ahead::{Ahead, MAX_AHEAD};
 use super::codec::{self, Ack, Bad, Disconnect, Framed, Kind, Reason, Version, Will};
 use super::connect::{Admitted, keep_alive};
-use super::inbound::Inbound;
+use super::inbound::{Inbound, Publishing};
 use super::outbound::Outbound;
 use super::session::Session;
 use super::sessions::{Again, Attached, Hold, Journal, Subscription};
@@ -282,7 +282,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             trace!(client = &*self.client, bytes = length, "{:?} received", frame.kind);
             match frame.kind {
                 Kind::Publish => {
-                    self.inbound.publish(&mut self.session, &mut self.rights, &frame)?;
+                    let inbound = &mut self.inbound;
+                    match inbound.publish(&mut self.session, &mut self.rights, &frame)? {
+                        Publishing::TakenIn => {}
+                        Publishing::Held => break,
+                    }
                 }
                 Kind::PubAck => self.session.puback(Ack::read(&frame, version)?),
                 Kind::PubComp => self.session.pubcomp(Ack::read(&frame, version)?),

@@ -5,8 +5,8 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tidegate_event::cloudevents;
 use tidegate_event::record::Properties;
+use tidegate_event::{Lane, cloudevents};
 
 use crate::gate::{Arrival, Gate, Mark, Pending};
 use crate::log::Commit;
@@ -15,8 +15,8 @@ use crate::log::Commit;
 /// before.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
-    /// Of the block's own events.
-    marks: Vec<Mark>,
+    /// Of the block's own events, in their lanes.
+    marks: Vec<(Lane, Mark)>,
     /// Of those that wait for the disk elsewhere.
     firsts: Vec<First>,
 }
@@ -40,8 +40,13 @@ pub(super) fn arrival(gate: &Gate, properties: Properties<'_>, payload: &[u8]) -
 
 impl Copies {
     /// An event of the block is a first copy.
-    pub(super) fn mark(&mut self, mark: Mark) {
-        self.marks.push(mark);
+    pub(super) fn mark(&mut self, lane: Lane, mark: Mark) {
+        self.marks.push((lane, mark));
+    }
+
+    /// Events of these lanes are not in the block any more.
+    pub(super) fn forget(&mut self, lanes: &[Lane]) {
+        self.marks.retain(|(lane, _)| !lanes.contains(lane));
     }
 
     /// An event is a second copy. Answers under which number [`Copies::is_stored`] knows it.
@@ -53,7 +58,7 @@ impl Copies {
     /// The block is on disk, or never will be.
     pub(super) fn settled(&mut self, stored: bool) {
         let marks = self.marks.drain(..);
-        marks.filter(|_| stored).for_each(Mark::stored);
+        marks.filter(|_| stored).for_each(|(_, mark)| mark.stored());
     }
 
     /// Whether there are first copies in the block.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tidegate_config::Limits;
 use tidegate_event::record::Properties;
-use tidegate_event::{BlockBuilder, Draft, Lsn, Property, Qos};
+use tidegate_event::{BlockBuilder, Draft, Lane, Lsn, Property, Qos};
 use tokio::time::timeout;
 
 use super::aliases::Aliases;
@@ -22,7 +22,7 @@ use super::copies::{self, Copies};
 use super::pace::Pace;
 use super::session::{self, Session};
 use super::{End, Metrics};
-use crate::gate::{Arrival, Denied, Gate, Rights};
+use crate::gate::{Arrival, Denied, Entry, Gate, Rights};
 use crate::log::{Append, Commit};
 
 /// Bytes of one client's events that may wait for their commits, beside the limit on their number.
@@ -71,6 +71,23 @@ pub(super) struct Inbound {
     refused: bool,
     /// An MQTT 5 client was told that there is no room, and nothing was taken since.
     refusing: bool,
+    /// A PUBLISH of a 3.1.1 client is not taken in: it waits for room in its lane.
+    held: Option<Held>,
+}
+
+/// What a PUBLISH waits for before it is taken in.
+struct Held {
+    lane: Lane,
+    room: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// What became of a PUBLISH.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Publishing {
+    /// It is taken in.
+    TakenIn,
+    /// It is to be handed over again when [`Inbound::is_full`] is false.
+    Held,
 }
 
 /// A block that waits for its commit; without one there is nothing to wait for but those before it
@@ -99,8 +116,8 @@ struct AckDue {
 
 #[derive(Debug, Clone, Copy)]
 enum Says {
-    /// What became of the block.
-    Block,
+    /// What became of the block, in which it is in this lane.
+    Block(Lane),
     /// The same packet was stored before.
     Again,
     /// Another copy of the event is on disk.
@@ -143,6 +160,7 @@ impl Inbound {
             room: None,
             refused: false,
             refusing: false,
+            held: None,
         }
     }
 
@@ -157,23 +175,28 @@ impl Inbound {
         let (count, bytes) =
             self.block.as_ref().map_or((0, 0), |block| (block.count() as usize, block.len()));
         self.room.is_some()
+            || self.held.is_some()
             || self.pace.is_spent()
             || self.waiting_events + count.max(self.acks.len()) >= self.max_waiting
             || self.waiting_bytes + bytes >= MAX_WAITING_BYTES
     }
 
-    /// Whether it takes no more because the log has no room, or takes no writes.
+    /// Whether it takes no more because the log or a lane has no room, or the disk takes no writes.
     pub(super) fn is_refused(&self) -> bool {
-        self.room.is_some() && self.refused
+        self.held.is_some() || self.room.is_some() && self.refused
     }
 
     /// The client is gone: what the log has not taken yet it will not be given. A client that is owed
     /// an acknowledgement sends it again.
     pub(super) fn abandon(&mut self) {
+        if let Some(Held { lane, .. }) = self.held.take() {
+            self.metrics.refused.inc();
+            self.gate.count_refused(lane, 1);
+        }
         if self.room.take().is_some() {
             let events = self.block.as_ref().map_or(0, |block| u64::from(block.count()));
             let owed =
-                self.acks.iter().filter(|ack| matches!(ack.says, Says::Block)).count() as u64;
+                self.acks.iter().filter(|ack| matches!(ack.says, Says::Block(_))).count() as u64;
             self.metrics.refused.inc_by(owed);
             self.metrics.dropped.inc_by(events.saturating_sub(owed));
             self.acks.clear();
@@ -182,7 +205,7 @@ impl Inbound {
         }
     }
 
-    /// Whether everything is acknowledged.
+    /// Whether everything that was taken in is acknowledged.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.room.is_none()
     }
@@ -193,7 +216,7 @@ impl Inbound {
         session: &mut Session,
         rights: &mut Rights,
         frame: &Frame<'_>,
-    ) -> Result<(), End> {
+    ) -> Result<Publishing, End> {
         let publish = Publish::read(frame, self.version, &mut self.properties)?;
         let Publish { qos, id, .. } = publish;
         let topic = self.aliases.resolve(&publish)?;
@@ -201,15 +224,24 @@ impl Inbound {
             let what = "RETAIN, which limits.max-retained = 0 rules out";
             return Err(Bad(Reason::RetainNotSupported, what).into());
         }
+        let place = self.gate.place(topic);
+        let promises = qos != Qos::AtMostOnce && !session.knows(qos, id);
+        if place.refuses() && promises && self.version == Version::V4 {
+            // Before anything takes note of it: it is handed over again.
+            let (gate, lane) = (Arc::clone(&self.gate), place.lane());
+            let room = Box::pin(async move { gate.lane_room(lane).await });
+            self.held = Some(Held { lane, room });
+            return Ok(Publishing::Held);
+        }
         if self.pace.spend(frame.whole.len()) {
             self.metrics.paced.inc();
         }
         match session.publish(qos, id)? {
             session::Inbound::Store => {}
-            session::Inbound::Ignore => return Ok(()),
+            session::Inbound::Ignore => return Ok(Publishing::TakenIn),
             session::Inbound::Acknowledge => {
                 self.acks.push(AckDue { id, qos, says: Says::Again });
-                return Ok(());
+                return Ok(Publishing::TakenIn);
             }
         }
         let mut draft = Draft {
@@ -240,34 +272,52 @@ impl Inbound {
                 _ if self.version == Version::V4 => return Err(End::Denied(denied)),
                 _ => self.acks.push(AckDue { id, qos, says: Says::Refused(Reason::from(denied)) }),
             }
-            return Ok(());
+            return Ok(Publishing::TakenIn);
         }
-        match copies::arrival(&self.gate, publish.properties, publish.payload) {
-            None => {}
-            Some(Arrival::First(mark)) => self.copies.get_or_insert_default().mark(mark),
+        let mark = match copies::arrival(&self.gate, publish.properties, publish.payload) {
+            None => None,
+            Some(Arrival::First(mark)) => Some(mark),
             // Nobody waits for an answer.
-            Some(_) if qos == Qos::AtMostOnce => return Ok(()),
+            Some(_) if qos == Qos::AtMostOnce => return Ok(Publishing::TakenIn),
             Some(Arrival::OfStored) => {
                 self.acks.push(AckDue { id, qos, says: Says::Duplicate });
-                return Ok(());
+                return Ok(Publishing::TakenIn);
             }
             Some(Arrival::OfPending(first)) => {
                 let number = self.copies.get_or_insert_default().wait_for(first);
                 self.acks.push(AckDue { id, qos, says: Says::Copy(number) });
-                return Ok(());
+                return Ok(Publishing::TakenIn);
             }
-        }
+        };
         let gate = &self.gate;
         let block = self.block.get_or_insert_with(|| BlockBuilder::new(&self.client, gate.now()));
         if block.is_empty() {
             block.restart(&self.client, gate.now());
         }
-        block.push(&draft);
+        match gate.put(block, place, &draft) {
+            Entry::Kept => {
+                if let Some(mark) = mark {
+                    self.copies.get_or_insert_default().mark(place.lane(), mark);
+                }
+            }
+            // Not known by its mark: another copy may find room.
+            Entry::Dropped => {}
+            Entry::Refused(lane) => {
+                gate.count_refused(lane, 1);
+                if qos == Qos::AtMostOnce {
+                    self.metrics.dropped.inc();
+                } else {
+                    self.metrics.refused.inc();
+                    self.acks.push(AckDue { id, qos, says: Says::Refused(Reason::QuotaExceeded) });
+                }
+                return Ok(Publishing::TakenIn);
+            }
+        }
         self.received[qos as usize] += 1;
         if qos != Qos::AtMostOnce {
-            self.acks.push(AckDue { id, qos, says: Says::Block });
+            self.acks.push(AckDue { id, qos, says: Says::Block(place.lane()) });
         }
-        Ok(())
+        Ok(Publishing::TakenIn)
     }
 
     /// Hands what came since the last time to the log.
@@ -304,15 +354,29 @@ impl Inbound {
         };
         self.refused = refused.is_some();
         let gate = Arc::clone(&self.gate);
-        let room = async move { timeout(patience, gate.room(bytes)).await.is_ok() };
+        let parts = self.block.as_ref().map(|block| block.lanes().clone()).unwrap_or_default();
+        let room = async move { timeout(patience, gate.room(&parts)).await.is_ok() };
         self.room = Some(Box::pin(room));
     }
 
-    /// Tells an MQTT 5 client that the log did not take its events.
+    /// Tells an MQTT 5 client that the log did not take its events; where only some lanes have no room,
+    /// that it did not take theirs.
     fn refuse(&mut self, reason: Reason) {
+        if reason == Reason::QuotaExceeded
+            && let Some(block) = &mut self.block
+        {
+            let before = block.count();
+            let full = self.gate.split(block, &self.client);
+            if !full.is_empty() {
+                let refused = u64::from(before - block.count());
+                self.refuse_lanes(&full, refused);
+                self.refusing = true;
+                return self.submit();
+            }
+        }
         let events = self.block.as_ref().map_or(0, |block| u64::from(block.count()));
         let mut answered = 0;
-        for ack in self.acks.iter_mut().filter(|ack| matches!(ack.says, Says::Block)) {
+        for ack in self.acks.iter_mut().filter(|ack| matches!(ack.says, Says::Block(_))) {
             ack.says = Says::Refused(reason);
             answered += 1;
         }
@@ -330,6 +394,23 @@ impl Inbound {
             true => Reason::QuotaExceeded,
             false => Reason::Unspecified,
         }
+    }
+
+    /// Tells an MQTT 5 client that events of these lanes, so many, are not in the block any more.
+    fn refuse_lanes(&mut self, full: &[Lane], events: u64) {
+        let mut answered = 0;
+        for ack in &mut self.acks {
+            if let Says::Block(lane) = ack.says
+                && full.contains(&lane)
+            {
+                ack.says = Says::Refused(Reason::QuotaExceeded);
+                answered += 1;
+                self.gate.count_refused(lane, 1);
+            }
+        }
+        self.metrics.refused.inc_by(answered);
+        self.metrics.dropped.inc_by(events.saturating_sub(answered));
+        self.copies.iter_mut().for_each(|copies| copies.forget(full));
     }
 
     /// Begins the block anew, should the log have left something in it.
@@ -362,7 +443,7 @@ impl Inbound {
             copies.iter_mut().for_each(|copies| copies.settled(stored));
             for AckDue { id, qos, says } in acks {
                 match says {
-                    Says::Block => session.acknowledged(qos, id, stored),
+                    Says::Block(_) => session.acknowledged(qos, id, stored),
                     Says::Duplicate => session.acknowledged(qos, id, true),
                     // It comes again, and then that is known.
                     Says::Copy(_) => session.acknowledged(qos, id, false),
@@ -408,6 +489,12 @@ impl Inbound {
             } else {
                 self.refuse(Reason::QuotaExceeded);
             }
+            progress = true;
+        }
+        if let Some(held) = &mut self.held
+            && held.room.as_mut().poll(context).is_ready()
+        {
+            self.held = None;
             progress = true;
         }
         self.poll_commits(context);
@@ -461,7 +548,7 @@ impl Inbound {
                     _ => Reason::Unspecified,
                 },
                 Says::Refused(reason) => reason,
-                Says::Block => match result {
+                Says::Block(_) => match result {
                     Ok(()) => Reason::Success,
                     Err(reason) => {
                         refused += 1;

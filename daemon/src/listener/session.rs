@@ -165,6 +165,11 @@ impl Session {
         }
     }
 
+    /// Whether a PUBLISH came before, and is not to be stored again.
+    pub(super) fn knows(&self, qos: Qos, id: u16) -> bool {
+        qos == Qos::ExactlyOnce && self.incoming.contains_key(&id)
+    }
+
     /// A PUBLISH came.
     pub(super) fn publish(&mut self, qos: Qos, id: u16) -> Result<Inbound, Bad> {
         match qos {

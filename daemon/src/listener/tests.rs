@@ -7,6 +7,7 @@ mod disk;
 mod durability;
 mod histories;
 mod kept;
+mod lanes;
 mod options;
 mod publishing;
 mod resuming;

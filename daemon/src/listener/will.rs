@@ -53,7 +53,7 @@ pub(super) fn publish(will: &Will, client: &str, rights: &mut Rights, shared: &S
     let lost = match shared.gate.publish(client, rights, &will.draft()) {
         // Dropping the commit does not take the event back.
         Ok(Append::Accepted(_)) => return,
-        Ok(Append::Full) => "the log has no room".to_owned(),
+        Ok(Append::Full) => "the log, or its lane, has no room".to_owned(),
         Ok(Append::Busy) => "the disk is slower than what comes in".to_owned(),
         Ok(Append::Unavailable) => "the disk takes no writes".to_owned(),
         Err(denied) => denied.to_string(),

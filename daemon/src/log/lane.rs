@@ -65,6 +65,18 @@ pub enum WhenFull {
     Downsample(Downsample),
 }
 
+impl WhenFull {
+    /// As the config calls it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Reject => "reject",
+            Self::DropOldest => "drop-oldest",
+            Self::DropNewest => "drop-newest",
+            Self::Downsample(_) => "downsample",
+        }
+    }
+}
+
 /// What is left of old events.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Downsample {
@@ -111,6 +123,8 @@ pub struct LaneUsage {
     pub is_full: bool,
     /// Events dropped for want of room, since the log was opened,
     pub dropped: u64,
+    /// refused,
+    pub refused: u64,
     /// expired,
     pub expired: u64,
     /// and thinned out.
@@ -134,6 +148,7 @@ struct Known {
     bytes: AtomicU64,
     full: AtomicBool,
     dropped: AtomicU64,
+    refused: AtomicU64,
     expired: AtomicU64,
     thinned: AtomicU64,
 }
@@ -157,6 +172,7 @@ impl Lanes {
             bytes: AtomicU64::new(0),
             full: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             thinned: AtomicU64::new(0),
         };
@@ -179,6 +195,11 @@ impl Lanes {
         &self.known(lane).options.rule
     }
 
+    /// Bytes that are for it alone; none for a lane that has what the others leave.
+    pub(super) fn quota(&self, lane: Lane) -> Option<u64> {
+        self.known(lane).options.max_size
+    }
+
     /// All that the config knows, lane 0 first.
     pub fn all(&self) -> impl Iterator<Item = Lane> {
         self.lanes.iter().map(|known| known.lane)
@@ -186,7 +207,7 @@ impl Lanes {
 
     /// Whether it takes events now. What it says may be old by a moment; so a lane is called full
     /// before it is.
-    pub fn admission(&self, lane: Lane) -> Admission {
+    pub(super) fn admission(&self, lane: Lane) -> Admission {
         let known = self.known(lane);
         match known.options.rule.when_full {
             WhenFull::DropOldest | WhenFull::Downsample(_) => Admission::Takes,
@@ -194,6 +215,11 @@ impl Lanes {
             WhenFull::DropNewest => Admission::Drops,
             WhenFull::Reject => Admission::Refuses,
         }
+    }
+
+    /// Whether one of them has no room for more.
+    pub(super) fn any_is_full(&self) -> bool {
+        self.lanes.iter().any(|known| known.full.load(Ordering::Acquire))
     }
 
     fn known(&self, lane: Lane) -> &Known {
@@ -294,6 +320,11 @@ impl Lanes {
         }
     }
 
+    /// Counts events that were refused, and that nobody here tries again.
+    pub fn refused(&self, lane: Lane, events: u64) {
+        self.known(lane).refused.fetch_add(events, Ordering::Relaxed);
+    }
+
     /// Counts events that are lost on purpose.
     pub(super) fn lost(&self, lane: Lane, events: u64, reason: Reason) {
         let known = self.known(lane);
@@ -315,6 +346,7 @@ impl Lanes {
             max_bytes: self.limit(known),
             is_full: known.full.load(Ordering::Acquire),
             dropped: known.dropped.load(Ordering::Relaxed),
+            refused: known.refused.load(Ordering::Relaxed),
             expired: known.expired.load(Ordering::Relaxed),
             thinned: known.thinned.load(Ordering::Relaxed),
         }

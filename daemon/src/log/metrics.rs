@@ -1,5 +1,7 @@
 //! What a log shows to whoever watches it, read off when it is asked for.
 
+mod lanes;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -130,6 +132,6 @@ impl Collector for Metrics {
             let descriptor = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(descriptor)?;
         }
-        Ok(())
+        lanes::encode(&self.log, &mut encoder)
     }
 }

@@ -322,12 +322,18 @@ impl Log {
     /// Resolves when a lane that refused or dropped events takes them again; never, once the log is
     /// closed.
     pub async fn lane_room(&self, lane: Lane) {
-        let takes = || self.shared.lanes.admission(lane) == Admission::Takes;
+        let takes = || self.shared.admission(lane) == Admission::Takes;
         self.shared.queue.until(takes).await;
+    }
+
+    /// Whether a lane takes events now.
+    pub fn admission(&self, lane: Lane) -> Admission {
+        self.shared.admission(lane)
     }
 
     /// What a lane holds.
     pub fn lane_usage(&self, lane: Lane) -> LaneUsage {
+        self.shared.note_lanes();
         self.shared.lanes.usage(lane)
     }
 

@@ -298,6 +298,19 @@ impl Queue {
         self.lock().total(on_disk, &self.bounds)
     }
 
+    /// Notes which lanes are full as things stand, and answers what `look` sees then: what is noted
+    /// elsewhere may be old by a moment.
+    pub(super) fn note<T>(
+        &self,
+        on_disk: impl FnOnce() -> u64,
+        lanes: &Lanes,
+        look: impl FnOnce() -> T,
+    ) -> T {
+        let state = self.lock();
+        lanes.note(state.total(on_disk(), &self.bounds));
+        look()
+    }
+
     /// The writer's next work; waits for it.
     pub(super) fn next(&self) -> Work {
         let mut state = self.lock();

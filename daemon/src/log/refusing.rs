@@ -1,6 +1,10 @@
 //! Why the log takes no events, for whoever asks how it stands.
 
+use tidegate_event::Lane;
+use tidegate_event::record::{InLane, InLanes};
+
 use super::Log;
+use super::lane::NoRoom;
 use super::queue::Refusal;
 
 /// Why events are refused.
@@ -26,5 +30,16 @@ impl Log {
             // Until the commit that is under way is done, or the oldest events of a lane are dropped.
             Refusal::Busy | Refusal::Pressed => None,
         }
+    }
+
+    /// Of the lanes of a block that was refused, those that are the reason: they have no room for their
+    /// part of it, whatever becomes of the others.
+    pub fn without_room(&self, parts: &InLanes) -> Vec<Lane> {
+        let total = self.shared.queue.total(self.shared.bytes());
+        let is_refused = |part: &&InLane| {
+            let alone: InLanes = std::iter::once(**part).collect();
+            self.shared.lanes.fits(&alone, total + part.bytes) == Err(NoRoom::Refused)
+        };
+        parts.iter().filter(is_refused).map(|part| part.lane).collect()
     }
 }

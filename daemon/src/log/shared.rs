@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use super::gone::Gone;
-use super::lane::Lanes;
+use super::lane::{Admission, Lanes};
 use super::ledger::{Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
 use super::queue::{Bounds, Queue};
@@ -209,7 +209,16 @@ impl Shared {
 
     /// Notes which lanes are full, now that less is on disk.
     pub(super) fn note_lanes(&self) {
-        self.lanes.note(self.queue.total(self.bytes()));
+        self.queue.note(|| self.bytes(), &self.lanes, || ());
+    }
+
+    /// Whether a lane takes events. One that seems full is looked at again: nobody else may do so for
+    /// long.
+    pub(super) fn admission(&self, lane: Lane) -> Admission {
+        match self.lanes.admission(lane) {
+            Admission::Takes => Admission::Takes,
+            _ => self.queue.note(|| self.bytes(), &self.lanes, || self.lanes.admission(lane)),
+        }
     }
 
     /// Removes the segments that nobody needs, the oldest first. The directory is synced behind each:
@@ -234,10 +243,15 @@ impl Shared {
         self.housekeeping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether appenders lack room: in the log, or in a lane.
+    fn is_wanted(&self) -> bool {
+        self.queue.is_wanted() || self.lanes.any_is_full()
+    }
+
     /// Bytes of the segments that hold nothing from `before` on; of the newest one only while
     /// appenders lack room.
     pub(super) fn releasable(&self, before: Lsn, control: u64) -> u64 {
-        let wanted = self.queue.is_wanted();
+        let wanted = self.is_wanted();
         let table = self.table();
         let newest = table.0.last().map(|segment| segment.header.sequence);
         let goes = |segment: &&Arc<Segment>| {
@@ -254,7 +268,7 @@ impl Shared {
         let drained = self.released.load(Ordering::Acquire) > self.committed();
         let filled =
             self.table().0.last().is_some_and(|newest| newest.len() > segment::HEADER_LEN as u64);
-        if drained && filled && self.queue.is_wanted() {
+        if drained && filled && self.is_wanted() {
             self.queue.roll();
         }
     }

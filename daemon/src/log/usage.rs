@@ -2,11 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use tidegate_event::Lsn;
+use tidegate_event::{Lane, Lsn};
 use tokio::sync::watch;
 
 use super::shared::Shared;
-use super::{Log, Loss, Losses, Written};
+use super::{Log, Loss, Losses, WhenFull, Written};
 
 /// What a log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,14 +33,29 @@ impl Log {
         self.shared.releasable(before, mark)
     }
 
-    /// The first LSN of the newest segments that take up no more than `bytes`; the next LSN where the
-    /// newest alone is larger.
+    /// The first LSN of the newest segments that take up no more than `bytes`, and no more than a quarter
+    /// of any quota whose lane refuses or drops new events when it is full; the next LSN where the newest
+    /// alone is larger.
     pub fn newest_within(&self, bytes: u64) -> Lsn {
+        let lanes = self.lanes();
+        let quarter = |lane| match lanes.rule(lane).when_full {
+            WhenFull::Reject | WhenFull::DropNewest => Some((lane, lanes.quota(lane)? / 4)),
+            _ => None,
+        };
+        let mut quarters: Vec<(Lane, u64)> = lanes.all().filter_map(quarter).collect();
         let table = self.shared.table();
         let mut room = bytes;
         let mut oldest = self.shared.committed() + 1;
         for segment in table.0.iter().rev() {
             let Some(left) = room.checked_sub(segment.len()) else { break };
+            let parts = segment.lanes();
+            for (lane, left) in &mut quarters {
+                let Some(less) = left.checked_sub(parts.get(*lane).map_or(0, |part| part.bytes))
+                else {
+                    return oldest;
+                };
+                *left = less;
+            }
             (room, oldest) = (left, segment.header.first);
         }
         oldest

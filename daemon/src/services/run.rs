@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, warn};
 
 use super::Services;
-use crate::gate::Rights;
+use crate::gate::{Entry, Rights};
 use crate::log::{Append, Chunk, Frame, Read, Reader};
 use crate::state::Tree;
 
@@ -276,38 +276,54 @@ impl<'a> Run<'a> {
                 }
             })
             .collect();
-        if admitted.is_empty() {
-            return Ok(());
-        }
-        let count = admitted.len() as u64;
         let deadline = Instant::now() + FULL_PATIENCE;
         let mut requests = services.state.save_requests();
         let mut asked = false;
-        loop {
-            let mut block = BlockBuilder::new(name, services.gate.now());
-            admitted.iter().for_each(|draft| block.push(draft));
-            let bytes = block.len();
-            if let Append::Accepted(commit) = services.gate.submit(&mut block)
+        // What a full lane refuses stays behind the others, and is tried again.
+        let mut left = admitted;
+        while !left.is_empty() {
+            let (mut block, mut full) = (BlockBuilder::new(name, services.gate.now()), None);
+            let mut refused = Vec::new();
+            for draft in &left {
+                let place = services.gate.place(draft.topic);
+                if let Entry::Refused(lane) = services.gate.put(&mut block, place, draft) {
+                    full = Some(lane);
+                    refused.push(*draft);
+                }
+            }
+            let count = u64::from(block.count());
+            if count > 0
+                && let Append::Accepted(commit) = services.gate.submit(&mut block)
                 && commit.await.is_ok()
             {
                 services.metrics.published(name).inc_by(count);
-                return Ok(());
+                left = refused;
+                continue;
             }
+            let room = async {
+                match full {
+                    Some(lane) if count == 0 => services.gate.lane_room(lane).await,
+                    _ => services.gate.room(block.lanes()).await,
+                }
+            };
             tokio::select! {
                 // Said again after the next start: the state is not saved.
                 () = services.supervisor.drain().cancelled() => return Err(End::Drained),
-                () = services.gate.room(bytes) => {}
+                () = room => {}
                 Ok(()) = requests.changed() => asked = true,
                 () = sleep_until(deadline), if asked => {
+                    let count = left.len() as u64;
                     error!(
                         service = name, count,
                         "the full log waits for the service, and the service for room in it; its events are given up"
                     );
                     services.metrics.given_up(name).inc_by(count);
+                    full.iter().for_each(|lane| services.gate.count_refused(*lane, count));
                     return Ok(());
                 }
             }
         }
+        Ok(())
     }
 
     fn save_if_due(&mut self) {

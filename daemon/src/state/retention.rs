@@ -17,6 +17,8 @@
 //! Lanes that drop their oldest events have them dropped, or thinned out, here: as soon as they are nearly
 //! full, and behind a checkpoint too. So have lanes that keep events no longer than their `max-age`.
 //!
+//! A lane counts as the log does: one that is half full, or three quarters, is a reason to free it.
+//!
 //! A disk that is full before the log is (somebody else filled it, or `log.max-size` is larger than the
 //! partition) counts as a full log. If a checkpoint does not fit on it, the [`Ballast`] makes room for
 //! one; it is written again when the disk takes writes.
@@ -33,7 +35,7 @@ use tracing::{debug, error, warn};
 use super::ballast::Ballast;
 use super::{State, StateError};
 use crate::clock::Clock;
-use crate::log::{Log, Usage};
+use crate::log::{LaneUsage, Log, Usage};
 use crate::supervise::{Role, Supervisor};
 
 /// Between two looks.
@@ -93,6 +95,8 @@ enum Action {
 struct View<F> {
     usage: Usage,
     max_size: u64,
+    /// How full the fullest lane is, in thousandths.
+    fullest_lane: u64,
     /// The log is as large as it may become on this disk.
     disk_full: bool,
     /// The next LSN that some sink needs, or a session.
@@ -108,7 +112,9 @@ struct View<F> {
 
 impl<F: Fn(Lsn) -> u64> View<F> {
     fn is_fuller_than(&self, quarters: u64) -> bool {
-        self.disk_full || self.usage.bytes > self.max_size / 4 * quarters
+        self.disk_full
+            || self.usage.bytes > self.max_size / 4 * quarters
+            || self.fullest_lane > 250 * quarters
     }
 
     fn action(&self) -> Action {
@@ -232,6 +238,7 @@ impl Retention {
         View {
             usage,
             max_size: self.max_size,
+            fullest_lane: self.fullest_lane(),
             disk_full: self.log.is_disk_full(),
             sinks: sinks.min().unwrap_or(newest).min(newest).min(sessions),
             models: models.lsn.saturating_add(1).min(newest),
@@ -241,6 +248,15 @@ impl Retention {
                 self.log.releasable(before, models.control, models.lsn.saturating_add(2))
             },
         }
+    }
+
+    fn fullest_lane(&self) -> u64 {
+        let lanes = self.log.lanes().all().map(|lane| self.log.lane_usage(lane));
+        let fill = |lane: LaneUsage| match lane.is_full {
+            true => 1000,
+            false => lane.bytes.saturating_mul(1000) / lane.max_bytes.max(1),
+        };
+        lanes.map(fill).max().unwrap_or_default()
     }
 
     async fn release(&self, before: Lsn, urgent: bool) -> Result<(), StateError> {
@@ -392,6 +408,7 @@ mod tests {
                 ..Usage::default()
             },
             max_size: 100 * MIB,
+            fullest_lane: 0,
             disk_full: false,
             sinks,
             models,
@@ -439,6 +456,15 @@ mod tests {
         assert_eq!(full.action(), Action::Release(4));
         let full = View { disk_full: true, ..view(40, 4, 1, 1) };
         assert_eq!(full.action(), Action::AskToSave);
+    }
+
+    #[test]
+    fn a_lane_counts_as_the_log_does() {
+        let lane = |fullest_lane, retained| View { fullest_lane, ..view(40, 4, 4, retained) };
+        assert_eq!(lane(500, Lsn::MAX).action(), Action::Nothing);
+        assert_eq!(lane(501, Lsn::MAX).action(), Action::Release(4));
+        assert_eq!(lane(750, 1).action(), Action::Nothing);
+        assert_eq!(lane(751, 1).action(), Action::Release(4));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::forward::{self, Condition, StreamStatus};
-use crate::gateway::{DiskStatus, LogStatus, Status};
+use crate::gateway::{DiskStatus, LaneStatus, LogStatus, Status};
 
 /// A line a part; sinks in the order of the config.
 pub(super) fn report(status: &Status) -> String {
@@ -19,6 +19,9 @@ pub(super) fn report(status: &Status) -> String {
         &format!("{received} received since the start; {}", log(&status.log)),
     );
     line(&mut report, "disk", &disk(&status.log, &status.disk));
+    for of_log in &status.log.lanes {
+        line(&mut report, "lane", &lane(of_log));
+    }
     let clients = status.clients;
     let sessions = count(clients.sessions.unsigned_abs(), "session");
     line(&mut report, "clients", &format!("{} connected, {sessions} kept", clients.connected));
@@ -57,6 +60,36 @@ fn disk(log: &LogStatus, disk: &DiskStatus) -> String {
         size(log.max_bytes),
         disk.directory.display()
     )
+}
+
+fn lane(lane: &LaneStatus) -> String {
+    let percent = lane.bytes.saturating_mul(100) / lane.max_bytes.max(1);
+    let mut text = format!(
+        "{}: {}, {} of {} ({percent} %)",
+        lane.name,
+        count(lane.events, "event"),
+        size(lane.bytes),
+        size(lane.max_bytes)
+    );
+    if lane.full {
+        text.push_str(match lane.when_full.as_str() {
+            "reject" => "; FULL, new events are refused",
+            "drop-newest" => "; FULL, new events are dropped",
+            _ => "; full, old events make room",
+        });
+    }
+    let counts = [
+        (lane.refused, "refused"),
+        (lane.dropped, "dropped"),
+        (lane.expired, "expired"),
+        (lane.thinned, "thinned out"),
+    ];
+    let counts = counts.iter().filter(|(number, _)| *number > 0);
+    let counts: Vec<_> = counts.map(|(number, what)| format!("{number} {what}")).collect();
+    if !counts.is_empty() {
+        text.push_str(&format!("; {} since the start", counts.join(", ")));
+    }
+    text
 }
 
 fn losses(log: &LogStatus) -> String {
@@ -153,6 +186,28 @@ mod tests {
             lag_seconds: 90,
             streams: Vec::new(),
         };
+        let default = LaneStatus {
+            name: "default".to_owned(),
+            events: 1,
+            bytes: 3 << 20,
+            max_bytes: 6 << 20,
+            when_full: "reject".to_owned(),
+            full: false,
+            dropped: 0,
+            refused: 0,
+            expired: 0,
+            thinned: 0,
+        };
+        let telemetry = LaneStatus {
+            name: "telemetry".to_owned(),
+            events: 799,
+            bytes: 5 << 20,
+            when_full: "drop-newest".to_owned(),
+            full: true,
+            dropped: 7,
+            expired: 2,
+            ..default.clone()
+        };
         Status {
             gateway: "edge-01".to_owned(),
             version: "1.2.3".to_owned(),
@@ -165,6 +220,7 @@ mod tests {
                 max_bytes: 2 << 30,
                 losses: 1,
                 lost_events: 12,
+                lanes: vec![default, telemetry],
             },
             disk: DiskStatus { directory: "/data".into(), free_bytes: Some(5_000) },
             clients: ClientStatus { connected: 3, sessions: 1 },
@@ -181,6 +237,8 @@ mod tests {
             "edge-01 (tidegate 1.2.3): healthy
   events   20 received since the start; 800 on disk, the newest is number 900
   disk     log 1.5 GiB of 2.0 GiB (75 %); 4.8 KiB free in /data
+  lane     default: 1 event, 3.0 MiB of 6.0 MiB (50 %)
+  lane     telemetry: 799 events, 5.0 MiB of 6.0 MiB (83 %); FULL, new events are dropped; 7 dropped, 2 expired since the start
   clients  3 connected, 1 session kept
   alerts   1 open, 4 raised since the start
   losses   1 entry in the ledger, about 12 events

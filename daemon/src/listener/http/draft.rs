@@ -40,6 +40,10 @@ impl Posted<'_> {
         }
     }
 
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
     /// Bytes, as `limits.max-packet-size` counts them.
     pub(super) fn size(&self) -> usize {
         self.topic.len() + self.properties.len() + self.payload.len()

@@ -8,7 +8,8 @@
 //! | `GET /openapi.json` | says all of that to a program (OpenAPI 3.0) |
 //!
 //! `202` leaves after the fdatasync that covers all events of the request; a request is taken as a whole
-//! or not at all. An event that comes as a CloudEvent keeps its own source and id on the way upstream,
+//! or not at all: also where one of its events is in a lane that is full and refuses it. What a full lane
+//! drops by its `when-full` is acknowledged, and counted as `dropped` in the answer. An event that comes as a CloudEvent keeps its own source and id on the way upstream,
 //! and a second copy of it is acknowledged and not stored (`dedup`). In the log it lies as one over
 //! MQTT in binary mode, with its data as the payload, so that subscribers and rules see the data.
 //!

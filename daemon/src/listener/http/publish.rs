@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::draft::{self, Posted};
 use super::problem::Problem;
 use super::{Connection, respond};
-use crate::gate::{Arrival, Mark, Pending, Rights};
+use crate::gate::{Arrival, Entry, Mark, Pending, Rights};
 use crate::http::body::{self, Buffer};
 use crate::http::media;
 use crate::listener::Shared;
@@ -36,6 +36,14 @@ pub(super) struct Published {
     stored: u32,
     /// On disk before: second copies of CloudEvents.
     duplicates: u32,
+    /// Dropped, and entered in the loss ledger: their lane is full, and its `when-full` says so.
+    #[serde(skip_serializing_if = "is_zero")]
+    dropped: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What a client asks for beside the events themselves.
@@ -112,7 +120,7 @@ impl Connection {
             let why = "the gateway failed on this request, its log says more";
             Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, why))
         })?;
-        self.spend(published.stored + published.duplicates, bytes);
+        self.spend(published.stored + published.duplicates + published.dropped, bytes);
         Ok(published)
     }
 }
@@ -143,27 +151,64 @@ async fn publish(
     let mut block = BlockBuilder::new(&wish.origin, gate.now());
     let (mut marks, mut pending) = (Vec::new(), Vec::new());
     let mut published = Published::default();
-    for event in &events {
-        match event.key.map(|key| gate.dedup().enter(key)) {
-            None => block.push(&event.draft(wish.retain)),
-            Some(Arrival::First(mark)) => {
-                block.push(&event.draft(wish.retain));
-                marks.push(mark);
+    let deadline = Instant::now() + ROOM_WITHIN;
+    for (index, event) in events.iter().enumerate() {
+        let mark = match event.key.map(|key| gate.dedup().enter(key)) {
+            None => None,
+            Some(Arrival::First(mark)) => Some(mark),
+            Some(Arrival::OfStored) => {
+                published.duplicates += 1;
+                continue;
             }
-            Some(Arrival::OfStored) => published.duplicates += 1,
             Some(Arrival::OfPending(first)) => {
                 published.duplicates += 1;
                 pending.push(first);
+                continue;
+            }
+        };
+        match put(shared, &mut block, event, wish, deadline).await {
+            Entry::Kept => {
+                published.stored += 1;
+                marks.extend(mark);
+            }
+            // Not known by its mark: another copy may find room.
+            Entry::Dropped => published.dropped += 1,
+            Entry::Refused(lane) => {
+                // As a whole or not at all; only its own events are said to be the lane's.
+                let in_lane = |event: &&Posted<'_>| gate.place(event.topic()).lane() == lane;
+                gate.count_refused(lane, events.iter().filter(in_lane).count() as u64);
+                shared.metrics.refused.inc_by(events.len() as u64);
+                let name = gate.lane_name(lane);
+                let why = format!("the lane {name:?} is full until events were forwarded");
+                return Err(Problem::later(why, LATER).at(index));
             }
         }
     }
     drop(events);
-    published.stored = block.count();
     store(shared, &mut block, marks, pending).await?;
     let metrics = &shared.metrics;
-    metrics.received(tidegate_event::Qos::AtLeastOnce, u64::from(published.stored));
+    let received = u64::from(published.stored) + u64::from(published.dropped);
+    metrics.received(tidegate_event::Qos::AtLeastOnce, received);
     metrics.http.stored.inc_by(u64::from(published.stored));
     Ok(published)
+}
+
+/// Puts an event into its lane, which may take a moment to have room.
+async fn put(
+    shared: &Shared,
+    block: &mut BlockBuilder,
+    event: &Posted<'_>,
+    wish: &Wish,
+    deadline: Instant,
+) -> Entry {
+    loop {
+        let draft = event.draft(wish.retain);
+        let entry = shared.gate.put(block, shared.gate.place(draft.topic), &draft);
+        let Entry::Refused(lane) = entry else { return entry };
+        if timeout_at(deadline, shared.gate.lane_room(lane)).await.is_err() {
+            return entry;
+        }
+    }
 }
 
 /// Whether all of the events may enter.
@@ -222,7 +267,7 @@ async fn append(shared: &Shared, block: &mut BlockBuilder) -> Result<Commit, Pro
             Append::Full => Problem::later("the log is full until events were forwarded", LATER),
             Append::Unavailable => Problem::later("the disk takes no writes", LATER),
         };
-        if timeout_at(deadline, shared.gate.room(block.len())).await.is_err() {
+        if timeout_at(deadline, shared.gate.room(block.lanes())).await.is_err() {
             return Err(refusal);
         }
     }
