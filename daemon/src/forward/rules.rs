@@ -23,6 +23,8 @@ pub(super) struct Rule {
 pub(super) struct Rules {
     by_lane: BTreeMap<Lane, Rule>,
     default: Rule,
+    /// Of every lane that there can be: it is asked for each event.
+    max_ages: Vec<Option<Duration>>,
 }
 
 impl Rules {
@@ -39,7 +41,9 @@ impl Rules {
     pub(super) fn new(rules: impl IntoIterator<Item = (Lane, Rule)>) -> Self {
         let mut by_lane: BTreeMap<Lane, Rule> = rules.into_iter().collect();
         let default = *by_lane.entry(Lane(0)).or_default();
-        Self { by_lane, default }
+        let max_age = |lane| by_lane.get(&Lane(lane)).unwrap_or(&default).max_age;
+        let max_ages = (0..=u8::MAX).map(max_age).collect();
+        Self { by_lane, default, max_ages }
     }
 
     /// The lanes in `lanes` by priority, the highest first. What no other has, the last one takes.
@@ -73,8 +77,7 @@ impl Rules {
         }
         let age = u64::try_from(now.saturating_sub(unix_micros)).unwrap_or_default();
         let age = Duration::from_micros(age);
-        let rule = self.by_lane.get(&event.lane).unwrap_or(&self.default);
-        if rule.max_age.is_some_and(|max| age > max) {
+        if self.max_ages[usize::from(event.lane.0)].is_some_and(|max| age > max) {
             return true;
         }
         // MQTT 5, 3.3.2.3.3: "if the Message Expiry Interval has passed […] the Server MUST delete the copy".

@@ -1,0 +1,103 @@
+//! A sink that has fallen behind: the newest events first, or the lanes of the highest priority, and kill -9
+//! in the middle of it.
+
+use std::time::Instant;
+
+use serde_json::Value;
+use tidegate_tests::gateway::Gateway;
+use tidegate_tests::load::{Fleet, Run, Shape};
+use tidegate_tests::packet::{PUBACK, Version, publish};
+use tidegate_tests::receiver::Receiver;
+use tidegate_tests::tally::Tally;
+use tidegate_tests::wait::{LATER, SOON, eventually};
+use tidegate_tests::wire::Wire;
+
+const BACKLOG: u64 = 20_000;
+/// Events a second of a backlog.
+const RATE: u64 = 3_000;
+/// What one kill may repeat: batches in flight, and what was delivered since the cursor was last on disk.
+const REPEATED: u64 = 4 * 1000 + 2 * RATE;
+const KILLS: u64 = 3;
+
+/// Publishes one event of `device`, and waits until it is acknowledged.
+fn publish_one(gateway: &Gateway, topic: &str, device: &str) {
+    let mut wire = Wire::client(gateway.mqtt(), Version::V4, device);
+    wire.send(&publish(Version::V4, 1, topic.as_bytes(), 1, b"{\"newest\":true}"));
+    assert!(matches!(wire.answer(), Some((PUBACK, _))));
+}
+
+/// Events at the receiver of this device.
+fn of(receiver: &Receiver, device: &str) -> usize {
+    let end = format!("/device/{device}");
+    let mut count = 0;
+    receiver.each_event(|event| {
+        count += usize::from(event["source"].as_str().is_some_and(|source| source.ends_with(&end)));
+    });
+    count
+}
+
+/// The streams of the only sink.
+fn streams(gateway: &Gateway) -> Vec<Value> {
+    let status = gateway.status();
+    status["sinks"][0]["streams"].as_array().cloned().unwrap_or_default()
+}
+
+fn backlog(gateway: &Gateway) -> u64 {
+    let streams = streams(gateway);
+    let backlog = streams.iter().filter(|stream| stream["backlog"] == true);
+    backlog.filter_map(|stream| stream["lag-events"].as_u64()).max().unwrap_or_default()
+}
+
+#[test]
+fn after_an_outage_the_newest_events_go_first_and_kills_lose_nothing_of_the_backlog() {
+    let mut receiver = Receiver::start();
+    let sink = format!("{}drain = \"live-first\"\nrate.backlog-events = {RATE}\n", receiver.sink());
+    let mut gateway = Gateway::start(&sink);
+    receiver.stop();
+    let mut fleet = Fleet::connect(gateway.mqtt(), &Shape::default()).unwrap();
+    fleet.run(Run::messages(BACKLOG, LATER));
+    // 5 s, and twice the age of a batch.
+    eventually("the sink is behind", LATER, || gateway.lag("lag-seconds") >= 6);
+    receiver.restart();
+    let back = Instant::now();
+    eventually("there is a backlog", SOON, || backlog(&gateway) > 0);
+    publish_one(&gateway, "newest", "newest-0");
+    eventually("the newest event is upstream", SOON, || of(&receiver, "newest-0") == 1);
+    assert!(backlog(&gateway) > 0, "it did not wait for the backlog");
+
+    for kill in 1..=KILLS {
+        let before = backlog(&gateway);
+        assert!(before > 0, "kill {kill}: the backlog is sent already");
+        gateway.kill9();
+        gateway.restart();
+        let device = format!("newest-{kill}");
+        publish_one(&gateway, "newest", &device);
+        eventually("the newest event is upstream", SOON, || of(&receiver, &device) == 1);
+        let after = backlog(&gateway);
+        assert!(after > 0 && after <= before + REPEATED, "kill {kill}: {before} before, {after}");
+    }
+
+    let all = BACKLOG + KILLS + 1;
+    eventually("everything is upstream", LATER, || receiver.stored() >= all);
+    let took = back.elapsed().as_secs();
+    // But for what was in flight, and a second's allowance at each start.
+    let least = (BACKLOG - 4000).saturating_sub((KILLS + 1) * RATE) / RATE;
+    assert!(took >= least, "{BACKLOG} events in {took} s");
+    let tally = Tally::of(&receiver);
+    assert_eq!((tally.events(), tally.missing(&fleet), tally.twice()), (all, 0, 0));
+    assert_eq!(receiver.missing(), 0);
+    let repeated = receiver.count("duplicates");
+    assert!(repeated <= KILLS * REPEATED, "{repeated} events came twice");
+
+    let (mut historical, mut newest) = (0, 0);
+    receiver.each_event(|event| {
+        let is_historical = event["historical"] == true;
+        historical += u64::from(is_historical);
+        newest += u64::from(!is_historical && event["subject"] == "newest");
+    });
+    assert!((BACKLOG - 4000..=BACKLOG).contains(&historical), "{historical}");
+    assert_eq!(newest, KILLS + 1);
+    eventually("one stream is left", SOON, || streams(&gateway).is_empty());
+    assert_eq!(gateway.metric("tidegate_sink_stream_lag_events"), 0.0);
+    gateway.stop();
+}
