@@ -48,12 +48,26 @@ fn configure(gateway: &Gateway, more: &str) {
     site.write("tidegate.toml", &gateway::config(site, more));
 }
 
+/// The heads of the segments in databases, oldest first, and their databases.
+fn segments(data: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let log = data.join("log");
+    let database = |head: &Path| {
+        let front = fs::read(head).ok()?;
+        let number = front.strip_prefix(b"tgsled01")?.first_chunk()?;
+        Some(log.join(format!("{:016x}.sled", u64::from_le_bytes(*number))))
+    };
+    let paths = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|it| it == "seg"))
+        .filter_map(|head| database(&head).map(|database| (head, database)))
+        .collect();
+    segments.sort();
+    segments
+}
+
 fn databases(data: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(data.join("log")).unwrap().map(|entry| entry.unwrap().path());
-    let mut databases: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|it| it == "sled")).collect();
-    databases.sort();
-    databases
+    let paths = fs::read_dir(data.join("log")).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|it| it == "sled")).collect()
 }
 
 #[test]
@@ -134,8 +148,8 @@ fn the_acknowledgement_leaves_after_the_fdatasync_of_sleds_file() {
     };
     let (first, second) =
         (find("PUBACK", 0, &[r#""@\2\n\n""#]), find("PUBACK", 0, &[r#""@\2\v\v""#]));
-    let written = find("write", first, &["pwrite64(", ".seg.sled/db>"]);
-    let begun = find("fdatasync", written, &["fdatasync(", ".seg.sled/db>"]);
+    let written = find("write", first, &["pwrite64(", ".sled/db>"]);
+    let begun = find("fdatasync", written, &["fdatasync(", ".sled/db>"]);
     let synced = match lines[begun].contains("unfinished") {
         true => find("end of the fdatasync", begun, &["fdatasync resumed"]),
         false => begun,
@@ -144,7 +158,7 @@ fn the_acknowledgement_leaves_after_the_fdatasync_of_sleds_file() {
     assert!(synced < second, "{}", lines[first..=synced.max(second)].join("\n"));
     let late = lines[synced..second]
         .iter()
-        .find(|line| line.contains("pwrite64(") && line.contains(".seg.sled/db>"));
+        .find(|line| line.contains("pwrite64(") && line.contains(".sled/db>"));
     assert_eq!(late, None, "written behind the fdatasync, before the answer");
 }
 
@@ -236,12 +250,18 @@ const LSNS_OF_A_SEGMENT: u64 = 32 << 10;
 /// What is done to which file, in the data directory, and how many events that may cost.
 type Damage = (&'static str, fn(&Path), u64);
 
+/// The database of an older segment.
 fn second(data: &Path) -> PathBuf {
-    databases(data).swap_remove(1)
+    segments(data).swap_remove(1).1
+}
+
+/// Its head.
+fn second_head(data: &Path) -> PathBuf {
+    segments(data).swap_remove(1).0
 }
 
 fn newest(data: &Path) -> PathBuf {
-    databases(data).pop().unwrap()
+    segments(data).pop().unwrap().1
 }
 
 fn cut(path: &Path, numerator: u64, denominator: u64) {
@@ -296,17 +316,29 @@ const DAMAGES: &[Damage] = &[
     ),
     (
         "the head of an older segment has a flipped bit",
-        |data| flip(&second(data).with_extension("")),
+        |data| flip(&second_head(data)),
         OF_A_SEGMENT,
     ),
     (
-        "the head of an older segment is emptied",
-        |data| cut(&second(data).with_extension(""), 0, 1),
+        "the head of an older segment does not say which database it has",
+        |data| {
+            let head = OpenOptions::new().write(true).open(second_head(data)).unwrap();
+            head.write_all_at(&[7; 1024], 0).unwrap();
+        },
         OF_A_SEGMENT,
     ),
+    (
+        "a segment is there twice",
+        |data| {
+            let copy = data.join("log/00000000000000009999-00000fff.seg");
+            fs::copy(second_head(data), copy).unwrap();
+        },
+        0,
+    ),
+    ("the head of an older segment is emptied", |data| cut(&second_head(data), 0, 1), OF_A_SEGMENT),
     (
         "the head of an older segment is missing",
-        |data| fs::remove_file(second(data).with_extension("")).unwrap(),
+        |data| fs::remove_file(second_head(data)).unwrap(),
         OF_A_SEGMENT,
     ),
     ("the newest database is cut", |data| cut(&newest(data).join("db"), 1, 2), OF_A_SEGMENT),
@@ -315,7 +347,7 @@ const DAMAGES: &[Damage] = &[
     ("the newest database is gone", |data| fs::remove_dir_all(newest(data)).unwrap(), OF_A_SEGMENT),
     (
         "the head of the newest segment is emptied",
-        |data| cut(&newest(data).with_extension(""), 0, 1),
+        |data| cut(&segments(data).pop().unwrap().0, 0, 1),
         LSNS_OF_A_SEGMENT,
     ),
     (
@@ -342,7 +374,7 @@ fn sled_loses_up_to_a_segment_for_one_damaged_place_and_accounts_for_every_event
     let mut gateway = Gateway::start(SLED);
     publish_each(&gateway, EVENTS);
     gateway.stop();
-    assert!(databases(&gateway.data_dir()).len() > 3);
+    assert!(segments(&gateway.data_dir()).len() > 3);
     let whole = gateway.site().path().join("whole");
     copy(&gateway.data_dir(), &whole);
     for (what, damage, most) in DAMAGES {

@@ -103,7 +103,7 @@ impl Engine {
     /// The storage of the log in `dir`. Segments that lie there are found in any case.
     pub fn storage(self, dir: &Path) -> Arc<dyn Storage> {
         let creates = self == Self::Sled;
-        match creates || !sled::databases(dir).is_empty() {
+        match creates || sled::is_used(dir) {
             true => Arc::new(sled::Databases::new(creates)),
             false => Arc::new(FileSystem),
         }

@@ -18,7 +18,7 @@ use super::recovery::{Place, Recovered};
 use super::segment::Segment;
 use super::shared::Shared;
 use super::storage::overlay::{Change, Overlay};
-use super::storage::sled::{Databases, databases};
+use super::storage::sled::{Databases, is_used};
 use super::storage::{File, FileSystem};
 use super::{LEDGER, LOCK, usage};
 use super::{Ledger, Loss, OpenError, Options, Reader, Recovery, Storage, Usage};
@@ -205,7 +205,7 @@ impl View {
 /// Takes the log where segments lie in databases: sled lets only one process open them, and writes to
 /// them when it opens them.
 fn lock(options: &Options) -> Result<Option<Arc<dyn File>>, OpenError> {
-    if databases(&options.dir).is_empty() {
+    if !is_used(&options.dir) {
         return Ok(None);
     }
     let path = options.dir.join(LOCK);

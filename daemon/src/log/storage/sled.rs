@@ -1,42 +1,40 @@
 //! The machine's file system, where segments lie in sled databases.
 //!
-//! The first 4 KiB of a segment, with its header, are a file of the segment's name, its *head*; the rest
-//! are pieces in a sled database of the segment's own beside it, `<name>.sled/`. So names, renames and
-//! removals are those of the file system; a segment is given back by removing a directory, on a full disk
-//! too; and damage to a database costs one segment, of which the heads around it still say what it held.
-//! Everything else that lies in a log's directory (lock, ledger, quarantine) are plain files.
+//! The first 4 KiB of a segment, with its header, stand in a file of the segment's name, its *head*; the
+//! rest are pieces in a sled database of the segment's own, `<number>.sled/`, which the head names
+//! (`head.rs`). So names, renames and removals are those of the file system, as atomic as there; a segment
+//! is given back by removing a directory, on a full disk too; and damage to a database costs one segment,
+//! of which the heads around it still say what it held. All else in a log's directory (lock, ledger,
+//! quarantine) are plain files. Segments that are plain files are read and written as such, so the engine
+//! may be changed at any time.
 //!
 //! A database is opened by who first reads or writes behind the head, through the guard of
-//! [`crate::database`], and closed with the last handle; a segment's length is noted in it then
-//! (`<name>.sled/length`, removed durably before the next write), so that a log is opened without
-//! opening each. After an error sled answers nothing more, so then it is closed and opened again. One
-//! that does not open is set aside in `quarantine/`, where one is kept: the segment is as one that was
-//! cut behind its head.
+//! [`crate::database`], and closed with the last handle; the segment's length is noted in it then
+//! (`<number>.sled/length`, removed durably before the next write), so that a log is opened without
+//! opening each. After an error sled answers nothing more, so it is closed and opened again. One that does
+//! not open is set aside in `quarantine/`, where one is kept: the segment is as one that was cut behind its
+//! head.
 //!
-//! Segments that are plain files are read and written as such, so the engine may be changed at any time.
+//! A database is removed when the directory is synced in which its head was removed, or replaced: until
+//! then a crash may bring that back. What a crash leaves without a head is removed by who takes the lock.
 
 mod database;
+mod head;
 mod pieces;
 
-use std::collections::HashMap;
-use std::ffi::OsString;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tracing::warn;
 
-use super::{File, FileSystem, Storage, fill};
+use super::{File, FileSystem, Storage};
 use crate::log::segment;
 use database::Database;
-
-/// How the name of a database ends.
-const SUFFIX: &str = ".sled";
-/// Bytes of the head.
-const HEAD: u64 = 4096;
+use head::{HEAD, Head, database_of, directories, directory};
 
 /// The storage. Clones share what is open.
 #[derive(Debug, Clone)]
@@ -45,57 +43,102 @@ pub(crate) struct Databases {
     creates: bool,
     /// Whether only to look: then nothing is set aside.
     only_looks: bool,
-    open: Arc<Mutex<HashMap<PathBuf, Weak<Database>>>>,
+    shared: Arc<Mutex<Shared>>,
 }
 
-/// The directory of a file's database.
-fn beside(head: &Path) -> PathBuf {
-    let mut name = OsString::from(head);
-    name.push(SUFFIX);
-    name.into()
+#[derive(Debug, Default)]
+struct Shared {
+    /// By their directories.
+    open: HashMap<PathBuf, Weak<Database>>,
+    /// Without a head, as soon as that is durable.
+    unwanted: Vec<PathBuf>,
 }
 
-/// The databases in `dir`.
-pub(crate) fn databases(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let paths = entries.flatten().map(|entry| entry.path());
-    paths.filter(|path| path.extension().is_some_and(|it| it == "sled") && path.is_dir()).collect()
+/// Whether segments of the log in `dir` lie in databases.
+pub(crate) fn is_used(dir: &Path) -> bool {
+    !directories(dir).is_empty()
 }
 
-impl Databases {
-    /// For who writes the log; `creates` says whether new segments lie in databases.
-    pub(crate) fn new(creates: bool) -> Self {
-        Self { creates, only_looks: false, open: Arc::default() }
+/// Removes the databases in `dir` without a head there.
+fn remove_orphans(dir: &Path) -> io::Result<()> {
+    let found = directories(dir);
+    if found.is_empty() {
+        return Ok(());
     }
-
-    /// For who only looks at the log while nobody has it open.
-    pub(crate) fn to_look() -> Self {
-        Self { creates: false, only_looks: true, open: Arc::default() }
-    }
-
-    /// The handle of a file whose head was opened.
-    fn handle(&self, path: &Path, head: fs::File) -> Arc<dyn File> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let database = open.get(path).and_then(Weak::upgrade).unwrap_or_else(|| {
-            open.retain(|_, database| database.strong_count() > 0);
-            let database = Arc::new(Database::new(path, self.only_looks));
-            open.insert(path.into(), Arc::downgrade(&database));
-            database
-        });
-        Arc::new(Handle { head, is_dirty: AtomicBool::new(false), database })
-    }
-
-    /// The database of a file that somebody has open.
-    fn of(&self, path: &Path) -> Option<Arc<Database>> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(path).and_then(Weak::upgrade)
-    }
+    let names = FileSystem.list(dir)?;
+    let numbers = names.iter().filter_map(|name| database_of(&dir.join(name)));
+    let wanted: HashSet<PathBuf> = numbers.map(|number| directory(dir, number)).collect();
+    found.iter().filter(|found| !wanted.contains(*found)).try_for_each(|it| database::remove(it))
 }
 
 /// Whether a file of this name holds frames.
 fn is_segment(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name == segment::UNFINISHED || segment::parse_name(&name).is_some()
+    let unfinished = [segment::UNFINISHED, segment::REWRITTEN];
+    unfinished.contains(&&*name) || segment::parse_name(&name).is_some()
+}
+
+/// Where a file lies.
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(path)
+}
+
+impl Databases {
+    /// For who writes the log; `creates` says whether new segments lie in databases.
+    pub(crate) fn new(creates: bool) -> Self {
+        Self { creates, only_looks: false, shared: Arc::default() }
+    }
+
+    /// For who only looks at the log while nobody has it open.
+    pub(crate) fn to_look() -> Self {
+        Self { creates: false, only_looks: true, shared: Arc::default() }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(&self, path: &Path, head: Head, number: u64) -> Arc<dyn File> {
+        let dir = directory(parent(path), number);
+        let open = &mut self.shared().open;
+        let database = open.get(&dir).and_then(Weak::upgrade).unwrap_or_else(|| {
+            open.retain(|_, database| database.strong_count() > 0);
+            let database = Arc::new(Database::new(dir.clone(), self.only_looks));
+            open.insert(dir, Arc::downgrade(&database));
+            database
+        });
+        Arc::new(Handle { head, is_dirty: AtomicBool::new(true), database })
+    }
+
+    /// The database in `dir` of who has it open.
+    fn opened(&self, dir: &Path) -> Option<Arc<Database>> {
+        self.shared().open.get(dir).and_then(Weak::upgrade)
+    }
+
+    /// The head of the database in `dir` is gone.
+    fn lost_its_head(&self, dir: PathBuf) {
+        if let Some(database) = self.opened(&dir) {
+            database.goes();
+        }
+        self.shared().unwanted.push(dir);
+    }
+
+    /// The head at `from` goes to another directory, and its database with it; unless it is a copy of
+    /// one that stays.
+    fn moves(&self, number: u64, from: &Path, to: &Path) -> io::Result<()> {
+        let others = FileSystem.list(parent(from))?.into_iter();
+        let mut others = others.map(|name| parent(from).join(name)).filter(|other| other != from);
+        let (from, to) = (directory(parent(from), number), directory(parent(to), number));
+        if !from.is_dir() || others.any(|other| database_of(&other) == Some(number)) {
+            return Ok(());
+        }
+        let Some(database) = self.opened(&from) else { return fs::rename(from, to) };
+        database.moves(to.clone())?;
+        let open = &mut self.shared().open;
+        open.remove(&from);
+        open.insert(to, Arc::downgrade(&database));
+        Ok(())
+    }
 }
 
 impl Storage for Databases {
@@ -108,92 +151,78 @@ impl Storage for Databases {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        FileSystem.sync_dir(dir)
+        FileSystem.sync_dir(dir)?;
+        let mut shared = self.shared();
+        let unwanted = std::mem::take(&mut shared.unwanted);
+        let (here, elsewhere) = unwanted.into_iter().partition(|path| parent(path) == dir);
+        shared.unwanted = elsewhere;
+        drop(shared);
+        let here: Vec<PathBuf> = here;
+        for database in here {
+            if let Err(error) = database::remove(&database) {
+                warn!(dir = %database.display(), %error, "cannot be removed before the next start");
+            }
+        }
+        Ok(())
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         if !self.creates || !is_segment(path) {
             return FileSystem.create(path);
         }
-        let head = FileSystem::options().create_new(true).open(path)?;
-        // What an earlier file of this name left.
-        if let Some(database) = self.of(path) {
-            database.goes();
-        }
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
-        database::remove(&beside(path))?;
-        Ok(self.handle(path, head))
+        let file = FileSystem::options().create_new(true).open(path)?;
+        let number = fastrand::u64(..);
+        Ok(self.handle(path, Head::begin(file, number)?, number))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let head = FileSystem::options().open(path)?;
-        // One that is plain goes on as such; but for one that fits into a head, which is both.
-        let may_grow =
-            || self.creates && is_segment(path) && File::len(&head).is_ok_and(|it| it <= HEAD);
-        if beside(path).is_dir() || may_grow() {
-            Ok(self.handle(path, head))
-        } else {
-            Ok(Arc::new(head))
+        match Head::of(FileSystem::options().open(path)?) {
+            Ok((head, number)) => Ok(self.handle(path, head, number)),
+            Err(plain) => Ok(Arc::new(plain)),
         }
     }
 
-    /// Who has the lock removes what a crash left of databases whose heads are gone.
     fn lock(&self, path: &Path) -> io::Result<Option<Arc<dyn File>>> {
         let lock = FileSystem.lock(path)?;
-        let dir = path.parent().unwrap_or(path);
-        if lock.is_some() && !self.only_looks {
-            for database in databases(dir) {
-                if !database.with_extension("").exists()
-                    && let Err(error) = database::remove(&database)
-                {
-                    warn!(dir = %database.display(), %error, "cannot be removed");
-                }
-            }
+        if lock.is_some()
+            && let Err(error) = remove_orphans(parent(path))
+        {
+            warn!(dir = %parent(path).display(), %error, "old databases cannot be removed");
         }
         Ok(lock)
     }
 
-    /// The database goes first: without its head it is nobody's.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let rename = || {
-            if beside(from).is_dir() {
-                database::remove(&beside(to))?;
-                fs::rename(beside(from), beside(to))?;
-            }
-            FileSystem.rename(from, to)
-        };
-        let Some(database) = self.of(from) else { return rename() };
-        database.moves(to, rename)?;
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.remove(from);
-        open.insert(to.into(), Arc::downgrade(&database));
+        let replaced = database_of(to);
+        if let Some(number) = database_of(from).filter(|_| parent(from) != parent(to)) {
+            self.moves(number, from, to)?;
+        }
+        FileSystem.rename(from, to)?;
+        if let Some(number) = replaced {
+            self.lost_its_head(directory(parent(to), number));
+        }
         Ok(())
     }
 
-    /// The head goes first, durably: with it alone left the log would miss the rest.
     fn unlink(&self, path: &Path) -> io::Result<()> {
-        let directory = beside(path);
-        if !directory.is_dir() {
-            return FileSystem.unlink(path);
-        }
-        if let Some(database) = self.of(path) {
-            database.goes();
-        }
+        let number = database_of(path);
         FileSystem.unlink(path)?;
-        FileSystem.sync_dir(path.parent().unwrap_or(path))?;
-        database::remove(&directory)
+        if let Some(number) = number {
+            self.lost_its_head(directory(parent(path), number));
+        }
+        Ok(())
     }
 
     /// A database writes nothing over.
     fn is_worth_reuse(&self, path: &Path) -> bool {
-        !self.creates && !beside(path).is_dir()
+        !self.creates && database_of(path).is_none()
     }
 }
 
-/// An open file.
+/// An open segment.
 #[derive(Debug)]
 struct Handle {
-    head: fs::File,
+    head: Head,
     /// Whether the head was written since it was synced.
     is_dirty: AtomicBool,
     database: Arc<Database>,
@@ -201,13 +230,13 @@ struct Handle {
 
 impl File for Handle {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let (head, rest) =
-            bytes.split_at(HEAD.saturating_sub(offset).min(bytes.len() as u64) as usize);
+        let in_head = HEAD.saturating_sub(offset).min(bytes.len() as u64);
+        let (head, rest) = bytes.split_at(in_head as usize);
         if !head.is_empty() {
             self.is_dirty.store(true, Ordering::Release);
-            self.head.write_all_at(head, offset)?;
+            self.head.write_at(head, offset)?;
         }
-        if rest.is_empty() { Ok(()) } else { self.database.write(rest, offset + head.len() as u64) }
+        if rest.is_empty() { Ok(()) } else { self.database.write(rest, offset + in_head) }
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -220,12 +249,12 @@ impl File for Handle {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let len = buffer.len() as u64;
-        let (head, rest) = buffer.split_at_mut(HEAD.saturating_sub(offset).min(len) as usize);
-        let read = fill(head, offset, |part, offset| FileExt::read_at(&self.head, part, offset))?;
+        let in_head = HEAD.saturating_sub(offset).min(buffer.len() as u64);
+        let (head, rest) = buffer.split_at_mut(in_head as usize);
+        let read = if head.is_empty() { 0 } else { self.head.read_at(head, offset)? };
         let behind = match rest.is_empty() {
             true => 0,
-            false => self.database.read(rest, offset + head.len() as u64)?,
+            false => self.database.read(rest, offset + in_head)?,
         };
         if behind == 0 && (read == head.len() || self.database.len()? == 0) {
             return Ok(read);
@@ -237,7 +266,7 @@ impl File for Handle {
 
     fn len(&self) -> io::Result<u64> {
         match self.database.len()? {
-            0 => File::len(&self.head),
+            0 => self.head.len(),
             len => Ok(len),
         }
     }
@@ -248,7 +277,7 @@ impl File for Handle {
         }
         self.database.clear()?;
         self.is_dirty.store(true, Ordering::Release);
-        self.head.set_len(len)
+        self.head.truncate(len)
     }
 }
 

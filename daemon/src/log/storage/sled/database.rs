@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::pieces::Pieces;
-use super::{beside, databases};
+use super::remove_orphans;
 use crate::database::{self, Fault};
 use crate::log::quarantine;
 use crate::log::storage::{FileSystem, Storage};
@@ -39,7 +39,7 @@ pub(super) struct Database {
 
 #[derive(Debug)]
 struct State {
-    head: PathBuf,
+    dir: PathBuf,
     at: At,
     /// Whether no length is noted in the directory.
     is_unknown: bool,
@@ -75,8 +75,8 @@ fn noted(dir: &Path) -> Option<u64> {
 }
 
 impl Database {
-    pub(super) fn new(head: &Path, only_looks: bool) -> Self {
-        let state = State { head: head.into(), at: At::Closed, is_unknown: false };
+    pub(super) fn new(dir: PathBuf, only_looks: bool) -> Self {
+        let state = State { dir, at: At::Closed, is_unknown: false };
         Self { only_looks, is_dirty: AtomicBool::new(false), state: RwLock::new(state) }
     }
 
@@ -107,7 +107,7 @@ impl Database {
                     Ok(read) => return Ok(read),
                     Err(fault) => fault,
                 },
-                At::Closed if beside(&state.head).is_dir() => {
+                At::Closed if state.dir.is_dir() => {
                     drop(state);
                     self.state_mut().open(self.only_looks)?;
                     continue;
@@ -131,11 +131,10 @@ impl Database {
                 At::Open(pieces) | At::Gone(Some(pieces)) => return Ok(pieces.end()),
                 At::Lost | At::Gone(None) => return Ok(0),
                 At::Closed => {
-                    let dir = beside(&state.head);
-                    if !dir.is_dir() {
+                    if !state.dir.is_dir() {
                         return Ok(0);
                     }
-                    if let Some(len) = noted(&dir) {
+                    if let Some(len) = noted(&state.dir) {
                         return Ok(len);
                     }
                 }
@@ -170,28 +169,24 @@ impl Database {
             return Err(io::ErrorKind::NotFound.into());
         }
         state.close();
-        remove(&beside(&state.head))?;
+        remove(&state.dir)?;
         state.at = At::Closed;
         self.is_dirty.store(false, Ordering::Release);
         Ok(())
     }
 
-    /// Its file gets another name, by `rename`.
-    pub(super) fn moves(
-        &self,
-        to: &Path,
-        rename: impl FnOnce() -> io::Result<()>,
-    ) -> io::Result<()> {
+    /// It gets another place.
+    pub(super) fn moves(&self, to: PathBuf) -> io::Result<()> {
         let mut state = self.state_mut();
-        rename()?;
-        state.head = to.into();
+        fs::rename(&state.dir, &to)?;
+        state.dir = to;
         Ok(())
     }
 
-    /// Its file is about to be removed.
+    /// Its directory is about to be removed.
     pub(super) fn goes(&self) {
         let mut state = self.state_mut();
-        if matches!(state.at, At::Closed) && beside(&state.head).is_dir() {
+        if matches!(state.at, At::Closed) && state.dir.is_dir() {
             // Who cannot read it now finds it gone.
             let _ = state.open(self.only_looks);
         }
@@ -231,7 +226,7 @@ impl State {
         if !matches!(self.at, At::Closed) {
             return Ok(());
         }
-        let dir = beside(&self.head);
+        let dir = self.dir.clone();
         let is_new = !dir.is_dir();
         let begin = Instant::now();
         let fault = loop {
@@ -271,13 +266,8 @@ impl State {
         let log_dir = dir.parent().unwrap_or(dir);
         let to = log_dir.join(quarantine::DIR);
         FileSystem.create_dir_all(&to)?;
-        for older in databases(&to) {
-            if !older.with_extension("").exists() {
-                remove(&older)?;
-            }
-        }
+        remove_orphans(&to)?;
         let to = to.join(dir.file_name().unwrap_or_default());
-        remove(&to)?;
         fs::rename(dir, &to)?;
         warn!(to = %to.display(), "set aside");
         FileSystem.sync_dir(log_dir)
@@ -288,12 +278,11 @@ impl State {
         if !matches!(self.at, At::Open(_)) || self.is_unknown {
             return Ok(());
         }
-        let dir = beside(&self.head);
-        match fs::remove_file(dir.join(LENGTH)) {
+        match fs::remove_file(self.dir.join(LENGTH)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => {
                 other?;
-                FileSystem.sync_dir(&dir)?;
+                FileSystem.sync_dir(&self.dir)?;
             }
         }
         self.is_unknown = true;
@@ -302,7 +291,7 @@ impl State {
 
     /// After an error sled answers nothing more.
     fn fail(&mut self, fault: &Fault) {
-        warn!(head = %self.head.display(), why = %fault, "sled failed");
+        warn!(dir = %self.dir.display(), why = %fault, "sled failed");
         self.close();
     }
 
@@ -333,7 +322,7 @@ impl Drop for Database {
         state.close();
         if let Some(len) = len {
             // Without it the next one who asks for the length opens the database.
-            let _ = fs::write(beside(&state.head).join(LENGTH), note(len));
+            let _ = fs::write(state.dir.join(LENGTH), note(len));
         }
     }
 }

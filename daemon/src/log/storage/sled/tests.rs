@@ -4,6 +4,8 @@ use std::os::unix::fs::MetadataExt;
 use super::*;
 use crate::log::LOCK;
 
+const OTHER: &str = "00000000000000000001-00000002.seg";
+
 const NAME: &str = "00000000000000000001-00000001.seg";
 
 struct Site {
@@ -31,7 +33,11 @@ impl Site {
     }
 
     fn database(&self) -> PathBuf {
-        beside(&self.path(NAME))
+        self.database_of(NAME)
+    }
+
+    fn database_of(&self, name: &str) -> PathBuf {
+        directory(self.dir.path(), database_of(&self.path(name)).unwrap())
     }
 }
 
@@ -118,26 +124,76 @@ fn its_length_is_known_without_opening_the_database_unless_it_was_written_since(
 }
 
 #[test]
-fn renamed_or_removed_it_goes_with_its_database_and_who_has_it_open_reads_on() {
+fn removed_it_goes_with_its_database_and_who_has_it_open_reads_on() {
     let mut site = Site::new();
     let file = site.create();
     file.write_at(&[7; 10_000], 0).unwrap();
     file.sync_data().unwrap();
-    let other = site.path("00000000000000000001-00000002.seg");
-    site.databases.rename(&site.path(NAME), &other).unwrap();
+    drop(file);
+    let file = site.open();
+    let database = site.database();
+    site.databases.unlink(&site.path(NAME)).unwrap();
+    assert!(database.is_dir(), "the removal of its head is not durable");
+    site.databases.sync_dir(site.dir.path()).unwrap();
+    assert_eq!(fs::read_dir(site.dir.path()).unwrap().count(), 0);
+    assert_eq!(content(&file), [7; 10_000]);
+    assert!(content(&site.create()).is_empty());
+}
+
+#[test]
+fn a_file_that_takes_another_ones_place_does_so_at_once() {
+    let mut site = Site::new();
+    let old = site.create();
+    old.write_at(&[7; 10_000], 0).unwrap();
+    old.sync_data().unwrap();
+    let database = site.database();
+    let unfinished = site.path(segment::REWRITTEN);
+    let new = site.databases.create(&unfinished).unwrap();
+    new.write_at(&[8; 9_000], 0).unwrap();
+    new.sync_data().unwrap();
+    site.databases.rename(&unfinished, &site.path(NAME)).unwrap();
+    assert_eq!(content(&site.databases.open(&site.path(NAME)).unwrap()), [8; 9_000]);
+    assert_eq!(content(&old), [7; 10_000]);
+    assert!(database.is_dir(), "a crash may bring it back");
+    site.databases.sync_dir(site.dir.path()).unwrap();
+    assert!(!database.exists() && site.database().is_dir());
+    drop((old, new));
+    assert_eq!(content(&site.open()), [8; 9_000]);
+}
+
+#[test]
+fn set_aside_it_goes_with_its_database_unless_it_is_a_copy() {
+    let site = Site::new();
+    fs::create_dir(site.path("quarantine")).unwrap();
+    let file = site.create();
+    file.write_at(&[7; 10_000], 0).unwrap();
+    file.sync_data().unwrap();
+    fs::copy(site.path(NAME), site.path(OTHER)).unwrap();
+    let aside = |name| site.path("quarantine").join(name);
+    site.databases.rename(&site.path(OTHER), &aside(OTHER)).unwrap();
+    site.databases.unlink(&aside(OTHER)).unwrap();
+    assert_eq!(content(&file), [7; 10_000]);
+    site.databases.rename(&site.path(NAME), &aside(NAME)).unwrap();
     file.write_at(&[8; 10_000], 10_000).unwrap();
-    assert!(!site.database().exists() && beside(&other).is_dir());
-    assert_eq!(content(&site.databases.open(&other).unwrap()).len(), 20_000);
-    site.databases.rename(&other, &site.path(NAME)).unwrap();
+    drop(file);
+    assert!(!is_used(site.dir.path()));
+    assert_eq!(content(&Databases::new(true).open(&aside(NAME)).unwrap()).len(), 20_000);
+}
+
+#[test]
+fn either_copy_of_the_number_leads_to_the_database() {
+    let mut site = Site::new();
+    let file = site.create();
+    file.write_at(&[7; 10_000], 0).unwrap();
     file.sync_data().unwrap();
     drop(file);
-
-    let file = site.open();
-    site.databases.unlink(&site.path(NAME)).unwrap();
-    assert_eq!(fs::read_dir(site.dir.path()).unwrap().count(), 0);
-    assert_eq!(content(&file)[..], [[7; 10_000], [8; 10_000]].concat());
-    drop(file);
-    assert!(content(&site.create()).is_empty());
+    let whole = fs::read(site.path(NAME)).unwrap();
+    for lost in [0..512, 512..1024] {
+        let mut bytes = whole.clone();
+        bytes[lost].fill(0xff);
+        fs::write(site.path(NAME), bytes).unwrap();
+        assert_eq!(content(&site.open()), [7; 10_000]);
+    }
 }
 
 #[test]
@@ -165,6 +221,7 @@ fn a_database_that_does_not_open_is_set_aside_and_its_head_is_left() {
         assert_eq!(content(&file)[..], [&[7; 2000][..], &[8; 10_000]].concat());
         drop(file);
         site.databases.unlink(&site.path(NAME)).unwrap();
+        site.databases.sync_dir(site.dir.path()).unwrap();
     }
 }
 
@@ -231,11 +288,10 @@ fn plain_files_stay_plain_whatever_the_engine_is() {
     let ledger = site.databases.create(&site.path("ledger")).unwrap();
     ledger.write_at(&[8; 10_000], 0).unwrap();
     assert_eq!(fs::metadata(site.path("ledger")).unwrap().len(), 10_000);
-    let second = site.path("00000000000000000001-00000002.seg");
     let files = Databases::new(false);
-    files.create(&second).unwrap().write_at(&[8; 10_000], 0).unwrap();
-    assert!(databases(site.dir.path()).is_empty());
-    assert_eq!(content(&site.databases.open(&second).unwrap()), [8; 10_000]);
+    files.create(&site.path(OTHER)).unwrap().write_at(&[8; 10_000], 0).unwrap();
+    assert!(!is_used(site.dir.path()));
+    assert_eq!(content(&site.databases.open(&site.path(OTHER)).unwrap()), [8; 10_000]);
 }
 
 #[test]
@@ -244,7 +300,7 @@ fn who_takes_the_lock_removes_databases_without_a_head() {
     let file = site.create();
     file.write_at(&[7; 10_000], 0).unwrap();
     drop(file);
-    let orphan = site.path("00000000000000000001-00000002.seg.sled");
+    let orphan = directory(site.dir.path(), 7);
     fs::create_dir_all(orphan.join("blobs")).unwrap();
     let lock = site.databases.lock(&site.path(LOCK)).unwrap();
     assert!(lock.is_some() && !orphan.exists() && site.database().is_dir());
