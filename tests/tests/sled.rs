@@ -402,15 +402,18 @@ fn sled_loses_up_to_a_segment_for_one_damaged_place_and_accounts_for_every_event
 
 #[test]
 fn sled_takes_more_disk_than_max_size() {
-    let mut gateway = Gateway::start(SLED);
+    let mut receiver = Receiver::start();
+    let mut gateway = Gateway::start(&format!("{SLED}{}", receiver.sink()));
+    receiver.stop();
     let mut wire = Wire::client(gateway.mqtt(), Version::V5, "told");
-    (1..=u16::MAX).find(|id| {
+    let refused = (1..=u16::MAX).find(|id| {
         wire.send(&publish(Version::V5, 1, b"a", *id, &[b'x'; 6000]));
         matches!(wire.answer(), Some((PUBACK, body)) if body.get(2) == Some(&QUOTA_EXCEEDED))
     });
-    gateway.stop();
+    assert!(refused.is_some());
     let bytes = |path: PathBuf| fs::metadata(path).unwrap().blocks() * 512;
     let taken: u64 =
         databases(&gateway.data_dir()).into_iter().map(|it| bytes(it.join("db"))).sum();
     assert!(taken > 4 << 20, "{taken}");
+    gateway.stop();
 }
