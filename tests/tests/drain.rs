@@ -14,7 +14,7 @@ use tidegate_tests::wire::Wire;
 
 const BACKLOG: u64 = 20_000;
 /// Events a second of a backlog.
-const RATE: u64 = 3_000;
+const RATE: u64 = 1_500;
 /// What one kill may repeat: batches in flight, and what was delivered since the cursor was last on disk.
 const REPEATED: u64 = 4 * 1000 + 2 * RATE;
 const KILLS: u64 = 3;
@@ -66,6 +66,9 @@ fn after_an_outage_the_newest_events_go_first_and_kills_lose_nothing_of_the_back
     assert!(backlog(&gateway) > 0, "it did not wait for the backlog");
 
     for kill in 1..=KILLS {
+        let so_far = backlog(&gateway);
+        // Two seconds: the state has reached its file by then, else the backlog begins anew, in order.
+        eventually("it follows", SOON, || backlog(&gateway) + 2 * RATE <= so_far);
         let before = backlog(&gateway);
         assert!(before > 0, "kill {kill}: the backlog is sent already");
         gateway.kill9();
@@ -99,5 +102,33 @@ fn after_an_outage_the_newest_events_go_first_and_kills_lose_nothing_of_the_back
     assert_eq!(newest, KILLS + 1);
     eventually("one stream is left", SOON, || streams(&gateway).is_empty());
     assert_eq!(gateway.metric("tidegate_sink_stream_lag_events"), 0.0);
+    gateway.stop();
+}
+
+#[test]
+fn alerts_overtake_a_backlog_and_each_device_stays_in_order() {
+    let mut receiver = Receiver::start();
+    let sink = format!("{}rate.max-events = 4000\n", receiver.sink());
+    let mut gateway = Gateway::start(&sink);
+    receiver.stop();
+    let mut fleet = Fleet::connect(gateway.mqtt(), &Shape::default()).unwrap();
+    fleet.run(Run::messages(BACKLOG, LATER));
+    publish_one(&gateway, "alerts/overheating/boiler-7", "alarm-0");
+    eventually("the sink is behind", LATER, || gateway.lag("lag-seconds") >= 6);
+    receiver.restart();
+    eventually("the alert is upstream", SOON, || of(&receiver, "alarm-0") == 1);
+    assert!(receiver.stored() < BACKLOG / 2, "{} events went before it", receiver.stored());
+    let priorities: Vec<_> =
+        streams(&gateway).iter().map(|stream| stream["priority"].clone()).collect();
+    assert_eq!(priorities, [9, 0]);
+
+    gateway.kill9();
+    gateway.restart();
+    publish_one(&gateway, "alerts/overheating/boiler-7", "alarm-1");
+    eventually("the next one too", SOON, || of(&receiver, "alarm-1") == 1);
+    assert!(receiver.stored() < BACKLOG, "the backlog is not");
+    let tally = Tally::is_complete(&receiver, &fleet);
+    assert_eq!((tally.events(), receiver.missing()), (BACKLOG + 2, 0));
+    eventually("one stream is left", SOON, || streams(&gateway).is_empty());
     gateway.stop();
 }
