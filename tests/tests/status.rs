@@ -46,7 +46,11 @@ fn a_healthy_gateway_is_told_in_lines_in_json_and_by_saying_nothing() {
     let parts: Vec<&str> =
         report.lines().skip(1).filter_map(|l| l.split_whitespace().next()).collect();
     assert!(report.starts_with("edge-01 (tidegate ") && report.contains(": healthy\n"), "{report}");
-    assert_eq!(parts, ["events", "disk", "clients", "alerts", "losses", "sink"], "{report}");
+    assert_eq!(
+        parts,
+        ["events", "disk", "lane", "lane", "clients", "alerts", "losses", "sink"],
+        "{report}"
+    );
     assert!(report.contains("1 received since the start; 1 on disk"), "{report}");
     assert!(report.contains("cloud: ok for ") && report.contains("; has every event"), "{report}");
 

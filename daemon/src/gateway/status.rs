@@ -254,6 +254,11 @@ impl LaneStatus {
 
     fn problem(&self) -> String {
         let name = &self.name;
+        if name == log::DEFAULT_LANE {
+            return "the log is full: events are refused until a sink has taken some, but for those of \
+                    other lanes; log.max-size bounds it"
+                .to_owned();
+        }
         format!(
             "the lane {name:?} is full: its events are refused until a sink has taken some; its max-size \
              bounds it"

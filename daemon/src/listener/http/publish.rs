@@ -18,7 +18,7 @@ use crate::gate::{Arrival, Entry, Mark, Pending, Rights};
 use crate::http::body::{self, Buffer};
 use crate::http::media;
 use crate::listener::Shared;
-use crate::log::{Append, Commit};
+use crate::log::{self, Append, Commit};
 use crate::supervise::Role;
 
 /// How long a request waits for room before it is sent away.
@@ -178,8 +178,10 @@ async fn publish(
                 let in_lane = |event: &&Posted<'_>| gate.place(event.topic()).lane() == lane;
                 gate.count_refused(lane, events.iter().filter(in_lane).count() as u64);
                 shared.metrics.refused.inc_by(events.len() as u64);
-                let name = gate.lane_name(lane);
-                let why = format!("the lane {name:?} is full until events were forwarded");
+                let why = match gate.lane_name(lane) {
+                    log::DEFAULT_LANE => "the log is full until events were forwarded".to_owned(),
+                    name => format!("the lane {name:?} is full until events were forwarded"),
+                };
                 return Err(Problem::later(why, LATER).at(index));
             }
         }
