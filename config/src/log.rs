@@ -8,8 +8,9 @@ use crate::value::{ByteSize, Choice, Span};
 pub struct Log {
     /// What new segments are kept in. Default `"log"`.
     pub engine: LogEngine,
-    /// Bytes on disk of all lanes; `[[lane]]` says how they share them, and what happens when they are
-    /// used up. Control records may take one segment more. At least four segments, at most 64 TiB; default 1 GiB.
+    /// Bytes on disk of everything that the gateway keeps. The log has what state, dead letters, ballast and
+    /// what was set aside leave of it, at least a quarter; `[[lane]]` says how lanes share that, and what
+    /// happens when it is used up. Control records may take one segment more. At least four segments, at most 64 TiB; default 1 GiB.
     pub max_size: ByteSize,
     /// Bytes of one segment file. 64 KiB to 64 MiB; default 8 MiB.
     pub segment_size: ByteSize,
@@ -18,6 +19,9 @@ pub struct Log {
     /// Bytes on disk held back beside the log, and given up when the disk is full, so that the log can
     /// be freed. 0 to 1 GiB; default 4 MiB.
     pub ballast: ByteSize,
+    /// Bytes of the file system that stay free for others, or a sixteenth of it if that is less: beyond it
+    /// the log takes no more. 0 to 64 TiB; default 64 MiB.
+    pub min_free: ByteSize,
     /// Bytes of what was set aside as damaged or foreign; beyond it the oldest of it is removed. 1 MiB
     /// to 64 GiB; default 64 MiB.
     pub max_quarantine: ByteSize,
@@ -85,6 +89,7 @@ impl Default for Log {
             segment_size: ByteSize::mib(8),
             retain: Span::seconds(0),
             ballast: ByteSize::mib(4),
+            min_free: ByteSize::mib(64),
             max_quarantine: ByteSize::mib(64),
             max_ledger: ByteSize::kib(256),
             compression: LogCompression::None,
@@ -127,6 +132,11 @@ impl Log {
                 Span::seconds(0)..=Span::seconds(366 * 86_400),
             ),
             ballast: section.bounded("ballast", default.ballast, ByteSize(0)..=ByteSize::gib(1)),
+            min_free: section.bounded(
+                "min-free",
+                default.min_free,
+                ByteSize(0)..=ByteSize::gib(64 << 10),
+            ),
             max_quarantine: section.bounded(
                 "max-quarantine",
                 default.max_quarantine,

@@ -37,6 +37,7 @@ use crate::services::{self, Losses, Services};
 use crate::state::State;
 use crate::state::ballast::Ballast;
 use crate::state::retention::{Retention, SessionBacklog};
+use crate::state::room::Room;
 use crate::supervise::{Role, Supervisor};
 
 pub(crate) use open::log_options;
@@ -158,6 +159,7 @@ impl Gateway {
             sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
             max_size: config.log.max_size.0,
             clock: Clock::new(),
+            room: Some(Room { data_dir: data_dir.clone(), min_free: config.log.min_free.0 }),
             retain: config.log.retain.0,
         }
         .start(&readers);

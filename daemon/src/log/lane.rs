@@ -26,6 +26,8 @@ pub const DEFAULT: &str = "default";
 const RESERVE_PART: u64 = 16;
 /// or less than this, in bytes: what clients had begun to hand over when it became full still fits.
 const MAX_RESERVE: u64 = 1 << 20;
+/// One part of so many is the log's own, whatever other files take.
+const LEAST_PART: u64 = 4;
 
 /// What an operator says of a lane.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,8 +137,12 @@ pub struct LaneUsage {
 #[derive(Debug)]
 pub struct Lanes {
     lanes: Vec<Known>,
-    /// Bytes on disk beyond which the log takes no event.
+    /// What the config says that the log may take on disk,
     max_size: u64,
+    /// what of that other files take,
+    others: AtomicU64,
+    /// and what the file system has room for.
+    ceiling: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -147,6 +153,8 @@ struct Known {
     /// Durable, and on their way.
     bytes: AtomicU64,
     full: AtomicBool,
+    /// Somebody waits for its oldest events to be dropped.
+    wanted: AtomicBool,
     dropped: AtomicU64,
     refused: AtomicU64,
     expired: AtomicU64,
@@ -171,12 +179,31 @@ impl Lanes {
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             full: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             thinned: AtomicU64::new(0),
         };
-        Self { lanes: lanes.into_iter().map(known).collect(), max_size }
+        let (others, ceiling) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        Self { lanes: lanes.into_iter().map(known).collect(), max_size, others, ceiling }
+    }
+
+    /// Other files take so much of the log's `max_size`, and the file system has room for so much of the log.
+    pub(super) fn set_room(&self, others: u64, ceiling: u64) {
+        self.others.store(others, Ordering::Release);
+        self.ceiling.store(ceiling, Ordering::Release);
+    }
+
+    /// What the other files leave: at least a quarter, whatever they take.
+    fn budget(&self) -> u64 {
+        let others = self.others.load(Ordering::Acquire);
+        self.max_size.saturating_sub(others).max(self.max_size / LEAST_PART)
+    }
+
+    /// Bytes on disk beyond which the log takes no event.
+    pub(super) fn max_size(&self) -> u64 {
+        self.budget().min(self.ceiling.load(Ordering::Acquire))
     }
 
     /// The lane of events with this topic.
@@ -235,10 +262,13 @@ impl Lanes {
             let known = self.known(part.lane);
             let drops_new = known.options.rule.when_full == WhenFull::DropNewest;
             let within_own = drops_new || known.takes(part.bytes);
-            let within_all = total + reserved - unused(known) <= self.max_size;
+            let within_all = total + reserved - unused(known) <= self.max_size();
             if !within_own || !within_all {
                 return Err(match known.options.rule.when_full {
-                    WhenFull::DropOldest | WhenFull::Downsample(_) => NoRoom::Pressed,
+                    WhenFull::DropOldest | WhenFull::Downsample(_) => {
+                        known.wanted.store(true, Ordering::Release);
+                        NoRoom::Pressed
+                    }
                     WhenFull::Reject | WhenFull::DropNewest => NoRoom::Refused,
                 });
             }
@@ -263,7 +293,8 @@ impl Lanes {
                 _ => MAX_RESERVE,
             };
             let reserve = reserve.min(self.limit(known) / RESERVE_PART);
-            known.full.store(self.room(known, total) < reserve, Ordering::Release);
+            let is_full = self.room(known, total, self.max_size()) < reserve;
+            known.full.store(is_full, Ordering::Release);
         }
     }
 
@@ -271,35 +302,37 @@ impl Lanes {
     fn limit(&self, known: &Known) -> u64 {
         let others = self.lanes.iter().filter(|other| other.lane != known.lane);
         let reserved: u64 = others.filter_map(|other| other.options.max_size).sum();
-        known.options.max_size.unwrap_or_else(|| self.max_size.saturating_sub(reserved))
+        known.options.max_size.unwrap_or_else(|| self.budget().saturating_sub(reserved))
     }
 
-    /// How many more, where the whole log takes `total`.
-    fn room(&self, known: &Known, total: u64) -> u64 {
+    /// How many more, where the whole log takes `total` of `max_size`.
+    fn room(&self, known: &Known, total: u64, max_size: u64) -> u64 {
         let others = self.lanes.iter().filter(|other| other.lane != known.lane);
         let reserved: u64 = others.map(Known::unused).sum();
-        let left = self.max_size.saturating_sub(reserved).saturating_sub(total);
+        let left = max_size.saturating_sub(reserved).saturating_sub(total);
         match known.options.max_size {
             Some(_) => left.min(known.unused()),
             None => left,
         }
     }
 
-    /// Lanes that drop their oldest events and will soon be full, where the whole log takes `total`
-    /// bytes: and how many bytes are to be freed in each, so that it has a part of its quota for more.
-    pub(super) fn pressed(&self, total: u64) -> Vec<(Lane, u64)> {
-        let mut pressed = Vec::new();
-        for known in &self.lanes {
-            let drops = matches!(
-                known.options.rule.when_full,
-                WhenFull::DropOldest | WhenFull::Downsample(_)
-            );
-            let (room, limit) = (self.room(known, total), self.limit(known));
-            if drops && room < limit / RESERVE_PART {
-                pressed.push((known.lane, limit / RESERVE_PART * 2 - room));
-            }
-        }
-        pressed
+    /// A lane that drops its oldest events and is nearly full, where the whole log takes `total` bytes; or
+    /// for whose room somebody waits: a file system that others fill takes no more of the old events than
+    /// there are new ones.
+    pub(super) fn pressed(&self, total: u64) -> Option<Lane> {
+        let is_pressed = |known: &&Known| {
+            let rule = &known.options.rule;
+            let drops = matches!(rule.when_full, WhenFull::DropOldest | WhenFull::Downsample(_));
+            let least = self.limit(known) / RESERVE_PART;
+            let is_wanted = known.wanted.load(Ordering::Acquire);
+            drops && (is_wanted || self.room(known, total, self.budget()) < least)
+        };
+        self.lanes.iter().find(is_pressed).map(|known| known.lane)
+    }
+
+    /// Events of the lane were dropped, or there are none to drop.
+    pub(super) fn dropped_some(&self, lane: Lane) {
+        self.known(lane).wanted.store(false, Ordering::Release);
     }
 
     /// These records are on their way, or found on disk.

@@ -131,8 +131,8 @@ pub(super) struct Bounds {
 impl Bounds {
     /// Bytes on disk beyond which blocks are refused. Control records have a segment more, so that
     /// a log full of events keeps no handshake waiting; so have events that are gone.
-    fn limit(&self, need: &Need) -> u64 {
-        if need.has_events() { self.max_size } else { self.max_size + self.segment_size }
+    fn limit(&self, need: &Need, max_size: u64) -> u64 {
+        if need.has_events() { max_size } else { max_size + self.segment_size }
     }
 }
 
@@ -205,7 +205,7 @@ impl State {
         match lanes.fits(&need.lanes, total) {
             Err(NoRoom::Refused) => Err(Refusal::Full),
             Err(NoRoom::Pressed) => Err(Refusal::Pressed),
-            Ok(()) if total > bounds.limit(need) => Err(Refusal::Full),
+            Ok(()) if total > bounds.limit(need, lanes.max_size()) => Err(Refusal::Full),
             Ok(()) if self.bytes >= WAITING * bounds.max_bytes => Err(Refusal::Busy),
             Ok(()) => Ok(()),
         }
@@ -398,6 +398,11 @@ impl Queue {
             self.wake.notify_one();
         }
         drop(state);
+        self.room.notify_waiters();
+    }
+
+    /// There may be room for those who wait.
+    pub(super) fn look_again(&self) {
         self.room.notify_waiters();
     }
 

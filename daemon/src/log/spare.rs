@@ -178,8 +178,7 @@ impl Shared {
 
     /// Removes spares until there is room for so many bytes more.
     pub(super) fn make_room(&self, bytes: u64) {
-        let max_size = self.queue.bounds().max_size;
-        while self.spares.bytes() > 0 && self.on_disk() + bytes > max_size {
+        while self.spares.bytes() > 0 && self.on_disk() + bytes > self.lanes.max_size() {
             self.drop_spare();
         }
     }

@@ -39,9 +39,25 @@ impl Log {
         self.shared.trim.notified().await;
     }
 
+    /// Other files of the gateway take so much of `max_size`; the file system has so much left for the log, if
+    /// that is known.
+    pub fn set_room(&self, others: u64, left: Option<u64>) {
+        let on_disk = self.shared.on_disk();
+        let ceiling = left.map_or(u64::MAX, |left| on_disk.saturating_add(left));
+        self.shared.lanes.set_room(others, ceiling);
+        self.shared.make_room(0);
+        self.shared.note_lanes();
+        self.shared.queue.look_again();
+    }
+
+    /// Bytes of its segments on disk, used or not.
+    pub fn on_disk(&self) -> u64 {
+        self.shared.on_disk()
+    }
+
     /// Whether a lane that drops its oldest events has hardly any room.
     pub fn is_pressed(&self) -> bool {
-        !self.shared.pressed().is_empty()
+        self.shared.pressed().is_some()
     }
 
     /// What may go, where checkpoints cover events up to `lsn` and control records up to `mark`
@@ -67,9 +83,11 @@ impl Log {
         let _alone = shared.housekeeping();
         let mut dropped = 0;
         // Each turn makes a lane smaller in one segment.
-        while let Some((lane, _)) = shared.pressed().first().copied() {
+        while let Some(lane) = shared.pressed() {
             let trim = Trim { shared, lane, covered };
-            match trim.once()? {
+            let once = trim.once()?;
+            shared.lanes.dropped_some(lane);
+            match once {
                 Some(events) => dropped += events,
                 None => {
                     trim.roll();
@@ -115,8 +133,8 @@ fn is_older(segment: &Segment, lane: Lane, to: i64) -> bool {
 }
 
 impl Shared {
-    /// The lanes that lack room, and how much.
-    fn pressed(&self) -> Vec<(Lane, u64)> {
+    /// A lane that lacks room.
+    fn pressed(&self) -> Option<Lane> {
         self.lanes.pressed(self.queue.total(self.bytes()))
     }
 

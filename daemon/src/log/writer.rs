@@ -401,7 +401,7 @@ impl Writer {
     fn allocate(&self, file: &dyn File, size: u64) -> u64 {
         let bounds = self.shared.queue.bounds();
         let whole = bounds.segment_size;
-        if size >= whole || self.shared.on_disk() + whole > bounds.max_size {
+        if size >= whole || self.shared.on_disk() + whole > self.shared.lanes.max_size() {
             return size;
         }
         match file.allocate(whole) {

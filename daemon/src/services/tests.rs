@@ -173,6 +173,7 @@ async fn checkpoint_and_log_bring_back_what_the_database_had_after_the_log_was_f
     let Services { log, state, supervisor, .. } = site.services.clone();
     let retention = Retention {
         clock: crate::clock::Clock::new(),
+        room: None,
         ballast: Ballast::new(dir.path(), 0),
         log: log.clone(),
         state: state.clone(),
@@ -251,6 +252,7 @@ async fn a_full_log_and_a_service_that_is_catching_up_do_not_wait_for_each_other
     site.services.state.cursors().set("cloud", last + 1).unwrap();
     let retention = Retention {
         clock: crate::clock::Clock::new(),
+        room: None,
         ballast: Ballast::new(dir.path(), 0),
         log: site.services.log.clone(),
         state: site.services.state.clone(),

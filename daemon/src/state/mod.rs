@@ -25,6 +25,7 @@ mod cursors;
 mod guard;
 mod restore;
 pub mod retention;
+pub mod room;
 #[cfg(test)]
 pub(crate) mod simulated;
 mod store;

@@ -33,6 +33,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, error, warn};
 
 use super::ballast::Ballast;
+use super::room::Room;
 use super::{State, StateError};
 use crate::clock::Clock;
 use crate::log::{LaneUsage, Log, Usage};
@@ -42,6 +43,8 @@ use crate::supervise::{Role, Supervisor};
 const TICK: Duration = Duration::from_millis(200);
 /// Events that could go wait at most this long for others.
 const GATHER: Duration = Duration::from_secs(60);
+/// Between two looks how much of the disk other files take.
+const MEASURE: Duration = Duration::from_secs(1);
 /// What was dropped within this time is one entry of the ledger.
 const ENTER: Duration = Duration::from_secs(1);
 /// Between two looks for events that are older than their lane keeps them.
@@ -64,6 +67,8 @@ pub struct Retention {
     pub sessions: SessionBacklog,
     /// `log.max-size`, in bytes.
     pub max_size: u64,
+    /// How much of the disk the log may take.
+    pub room: Option<Room>,
     /// Room for a checkpoint on a full disk.
     pub ballast: Ballast,
     /// Says how old events are.
@@ -152,6 +157,7 @@ impl Retention {
         let mut released_at = Instant::now();
         let mut looked_at = Instant::now();
         let mut entered_at = Instant::now();
+        let mut measured_at: Option<Instant> = None;
         let mut failed_at: Option<Instant> = None;
         let mut ballast_at: Option<Instant> = None;
         loop {
@@ -185,6 +191,14 @@ impl Retention {
             };
             if urgent || expired.is_some() || self.log.is_pressed() {
                 self.make_room(expired).await;
+            }
+            if measured_at.is_none_or(|at| at.elapsed() >= MEASURE)
+                && let Some(room) = self.room.clone()
+            {
+                measured_at = Some(Instant::now());
+                let log = Arc::clone(&self.log);
+                // It does not panic; and if it does, the next one tells.
+                let _ = tokio::task::spawn_blocking(move || room.measure(&log)).await;
             }
             if entered_at.elapsed() >= ENTER {
                 entered_at = Instant::now();

@@ -82,11 +82,34 @@ fn a_full_lane_does_what_its_policy_says_and_no_other_is_full() {
 #[test]
 fn a_lane_that_drops_its_oldest_is_pressed_before_it_is_full() {
     let lanes = lanes(WhenFull::DropOldest);
-    assert_eq!(lanes.pressed(0), []);
+    assert_eq!(lanes.pressed(0), None);
     lanes.add(&part(2, 281));
-    assert_eq!(lanes.pressed(281), []);
+    assert_eq!(lanes.pressed(281), None);
     lanes.add(&part(2, 2));
-    assert_eq!(lanes.pressed(283), [(Lane(2), 36 - 17)]);
+    assert_eq!(lanes.pressed(283), Some(Lane(2)));
+}
+
+#[test]
+fn what_other_files_take_is_no_room_for_events() {
+    let lanes = lanes(WhenFull::DropOldest);
+    assert_eq!(lanes.fits(&part(0, 500), 500), Ok(()));
+    lanes.set_room(100, u64::MAX);
+    assert_eq!(lanes.fits(&part(0, 401), 401), Err(NoRoom::Refused));
+    assert_eq!(lanes.fits(&part(0, 400), 400), Ok(()));
+    lanes.set_room(5000, u64::MAX);
+    assert_eq!(lanes.max_size(), 250, "a quarter is there whatever happens");
+}
+
+#[test]
+fn a_disk_that_others_fill_drops_no_more_than_is_wanted() {
+    let lanes = lanes(WhenFull::DropOldest);
+    lanes.add(&part(2, 200));
+    lanes.set_room(0, 200);
+    assert_eq!(lanes.pressed(200), None, "nobody wants room");
+    assert_eq!(lanes.fits(&part(2, 10), 210), Err(NoRoom::Pressed));
+    assert_eq!(lanes.pressed(200), Some(Lane(2)));
+    lanes.dropped_some(Lane(2));
+    assert_eq!(lanes.pressed(200), None);
 }
 
 #[test]
