@@ -218,6 +218,16 @@ pub fn images() -> TempDir {
 #[derive(Debug)]
 pub struct Hog(PathBuf);
 
+/// Bytes that are free on the file system of `path`.
+///
+/// # Panics
+/// When it does not say.
+#[track_caller]
+pub fn free(path: &Path) -> u64 {
+    let disk = rustix::fs::statvfs(path).unwrap();
+    disk.f_bavail * disk.f_frsize
+}
+
 impl Hog {
     /// Writes it in `dir` until that takes no more.
     ///
@@ -227,6 +237,20 @@ impl Hog {
     pub fn fill(dir: &Path) -> Self {
         let hog = Self(dir.join("hog"));
         hog.grow();
+        hog
+    }
+
+    /// Writes it in `dir` until so many bytes are left there.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[track_caller]
+    pub fn but_for(dir: &Path, left: u64) -> Self {
+        let hog = Self(dir.join("hog"));
+        let mut chunk = vec![0; free(dir).saturating_sub(left) as usize];
+        fastrand::fill(&mut chunk);
+        let written = fs::write(&hog.0, chunk);
+        written.unwrap_or_else(|error| panic!("{}: {error}", hog.0.display()));
         hog
     }
 

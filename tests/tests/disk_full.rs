@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use tidegate_tests::clients::succeed;
-use tidegate_tests::disk::{Disk, Hog, images, own_mounts};
+use tidegate_tests::disk::{Disk, Hog, free, images, own_mounts};
 use tidegate_tests::gateway::{Gateway, config};
 use tidegate_tests::http;
 use tidegate_tests::load::{Fleet, Run, Shape};
@@ -24,6 +24,7 @@ const EVENTS: u64 = 10_000;
 const LOG: &str = r#"
 [log]
 max-size = "64MiB"
+min-free = "0B"
 segment-size = "512KiB"
 commit.max-bytes = "64KiB"
 ballast = "1MiB"
@@ -162,6 +163,38 @@ fn a_small_disk_that_somebody_else_fills() {
     }
     let disk = Disk::tmpfs(24 << 20);
     it_refuses_drains_and_goes_on(disk.site(), disk.path());
+}
+
+#[test]
+fn what_stays_free_for_others_is_not_used() {
+    if !own_mounts("what_stays_free_for_others_is_not_used") {
+        return;
+    }
+    let disk = Disk::tmpfs(64 << 20);
+    let (site, mut receiver) = (disk.site(), Receiver::start());
+    let log = LOG.replace("\"0B\"", "\"16MiB\"");
+    // A sixteenth of this disk.
+    let least = 4 << 20;
+    site.write("tidegate.toml", &config(&site, &format!("{log}{}", receiver.sink())));
+    let mut story = Story { gateway: Gateway::start_again(site), taken: 0, unsure: 0 };
+    let mut fleet = Fleet::connect(story.gateway().mqtt(), &Shape::default()).unwrap();
+    receiver.stop();
+    fleet.run(Run::messages(EVENTS, LATER));
+    let hog = Hog::but_for(disk.path(), least + (512 << 10));
+    let mut full = false;
+    while !full {
+        full = story.publish() == Some(QUOTA_EXCEEDED);
+        assert!(free(disk.path()) >= least - (1 << 20), "{} bytes are free", free(disk.path()));
+    }
+    eventually("the status says why", SOON, || {
+        story.complains("is full: events are refused until there is room")
+    });
+    hog.remove();
+    eventually("there is room again", LATER, || story.publish() == Some(0));
+    receiver.restart();
+    let taken = EVENTS + story.taken;
+    eventually("nothing is lost", LATER, || receiver.stored() >= taken);
+    story.gateway().stop();
 }
 
 #[test]

@@ -195,6 +195,11 @@ impl Lanes {
         self.ceiling.store(ceiling, Ordering::Release);
     }
 
+    /// Whether the file system has less room for the log than it may take.
+    pub(super) fn is_disk_short(&self) -> bool {
+        self.ceiling.load(Ordering::Acquire) < self.budget()
+    }
+
     /// What the other files leave: at least a quarter, whatever they take.
     fn budget(&self) -> u64 {
         let others = self.others.load(Ordering::Acquire);

@@ -12,7 +12,7 @@ use super::queue::Refusal;
 pub enum Refusing {
     /// `max_size` is used up.
     Full,
-    /// The disk is full, though `max_size` is not used up.
+    /// The disk is full, but for what stays free for others, though `max_size` is not used up.
     DiskFull,
     /// The disk takes no writes for another reason.
     DiskFails,
@@ -24,6 +24,7 @@ impl Log {
     pub fn refusing(&self) -> Option<Refusing> {
         let disk_full = self.is_disk_full();
         match self.shared.queue.refusal(self.shared.bytes(), &self.shared.lanes)? {
+            Refusal::Full if self.shared.lanes.is_disk_short() => Some(Refusing::DiskFull),
             Refusal::Full => Some(Refusing::Full),
             Refusal::Unavailable if disk_full => Some(Refusing::DiskFull),
             Refusal::Unavailable => Some(Refusing::DiskFails),

@@ -66,9 +66,10 @@ impl Log {
         of(&self.shared)
     }
 
-    /// Whether the disk takes no writes because it is full, though `max_size` is not used up.
+    /// Whether events are refused because the disk is full, but for what stays free for others, though `max_size` is not used up.
     pub fn is_disk_full(&self) -> bool {
-        self.shared.disk_full.load(Ordering::Acquire)
+        let is_used_up = || self.shared.lanes.is_disk_short() && self.shared.queue.is_wanted();
+        self.shared.disk_full.load(Ordering::Acquire) || is_used_up()
     }
 
     /// Damaged places that cost control records and no event, met since the log was opened.
