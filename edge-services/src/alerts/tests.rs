@@ -60,6 +60,7 @@ impl Bench {
     fn event_at(&mut self, received: Received, topic: &str, payload: &str) {
         self.lsn += 1;
         let event = EventRef {
+            lane: tidegate_event::Lane(0),
             id: EventId { epoch: Epoch(1), lane: Lane(0), lsn: self.lsn },
             received,
             origin: "client",
