@@ -9,7 +9,8 @@ pub struct Log {
     /// What new segments are kept in. Default `"log"`.
     pub engine: LogEngine,
     /// Bytes on disk of everything that the gateway keeps. The log has what state, dead letters, ballast and
-    /// what was set aside leave of it, at least a quarter; `[[lane]]` says how lanes share that, and what
+    /// what was set aside leave of it: at least a quarter, and at least 48 MiB or, of a smaller one, three
+    /// quarters; `[[lane]]` says how lanes share that, and what
     /// happens when it is used up. Control records may take one segment more. At least four segments, at most 64 TiB; default 1 GiB.
     pub max_size: ByteSize,
     /// Bytes of one segment file. 64 KiB to 64 MiB; default 8 MiB.
@@ -17,7 +18,7 @@ pub struct Log {
     /// How long events stay on disk after every sink has them. 0 s to a year; default 0 s.
     pub retain: Span,
     /// Bytes on disk held back beside the log, and given up when the disk is full, so that the log can
-    /// be freed. 0 to 1 GiB; default 4 MiB.
+    /// be freed; no more than a sixteenth of `max-size`. 0 to 1 GiB; default 4 MiB.
     pub ballast: ByteSize,
     /// Bytes of the file system that stay free for others, or a sixteenth of it if that is less: beyond it
     /// the log takes no more. 0 to 64 TiB; default 64 MiB.

@@ -143,7 +143,7 @@ impl Gateway {
         services.register(&mut registry);
         start_services(config, &log, &gate, &state, &services, &readers)?;
         let forwarders = start_forwarders(config, &log, &state, storage, &mut registry, &readers)?;
-        let ballast = Ballast::new(&data_dir, config.log.ballast.0);
+        let ballast = Ballast::new(&data_dir, config.log.ballast.0.min(config.log.max_size.0 / 16));
         ballast.register(&mut registry);
         Retention {
             ballast,

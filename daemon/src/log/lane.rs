@@ -26,8 +26,9 @@ pub const DEFAULT: &str = "default";
 const RESERVE_PART: u64 = 16;
 /// or less than this, in bytes: what clients had begun to hand over when it became full still fits.
 const MAX_RESERVE: u64 = 1 << 20;
-/// One part of so many is the log's own, whatever other files take.
-const LEAST_PART: u64 = 4;
+/// So much is the log's own, whatever other files take, and a quarter of a large one; of a small one three
+/// quarters.
+const LEAST: u64 = 48 << 20;
 
 /// What an operator says of a lane.
 #[derive(Debug, Clone, PartialEq)]
@@ -200,10 +201,11 @@ impl Lanes {
         self.ceiling.load(Ordering::Acquire) < self.budget()
     }
 
-    /// What the other files leave: at least a quarter, whatever they take.
+    /// What the other files leave.
     fn budget(&self) -> u64 {
         let others = self.others.load(Ordering::Acquire);
-        self.max_size.saturating_sub(others).max(self.max_size / LEAST_PART)
+        let least = LEAST.min(self.max_size / 4 * 3).max(self.max_size / 4);
+        self.max_size.saturating_sub(others).max(least)
     }
 
     /// Bytes on disk beyond which the log takes no event.

@@ -97,7 +97,7 @@ fn what_other_files_take_is_no_room_for_events() {
     assert_eq!(lanes.fits(&part(0, 401), 401), Err(NoRoom::Refused));
     assert_eq!(lanes.fits(&part(0, 400), 400), Ok(()));
     lanes.set_room(5000, u64::MAX);
-    assert_eq!(lanes.max_size(), 250, "a quarter is there whatever happens");
+    assert_eq!(lanes.max_size(), 750, "so much is there whatever happens");
 }
 
 #[test]
