@@ -10,13 +10,13 @@
 //!   cannot be used refuses.
 //! - Memory: two frames, one more with compression, and at most 4 × `max_bytes` of blocks that wait. It does not grow with the
 //!   backlog. Damage holds the rest of one segment (at most 64 MiB) in memory while it is searched.
-//! - Disk: `max_size`, over all segment files; control records may take one segment more. Beside them
+//! - Disk: `max_size`, over all segment files and spares; control records may take one segment more. Beside them
 //!   `max_quarantine` for what is set aside, and `max_ledger`, twice that while it is written anew.
 //!
 //! # On disk
 //!
 //! One directory a lane: `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`, `segment.new`
-//! (one that is being created), `ledger` (`ledger.new` while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
+//! (one that is being created), `<sequence, 8 hex digits>.spare`, `ledger` (`ledger.new` while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
 //!
 //! A **segment** begins with two copies of its header, one in each of its first two sectors of 512
 //! bytes; either will do:
@@ -44,8 +44,12 @@
 //! packet id; bits 8 to 15, compression of the payload (0, none; 1, LZ4's
 //! block format; 2, deflate; both behind the length of the payload, u32). A frame whose checksum is right and
 //! that cannot be inflated is damage. The salt ties a frame to its segment: bytes of an older use of the same disk blocks, or
-//! a frame inside a payload, do not verify. So segments may be preallocated or recycled. The log ends at
+//! a frame inside a payload, do not verify. The file of the newest segment goes on behind the last frame, with what
+//! was allocated ahead or is left of an older use. The log ends at
 //! the first frame that does not verify with none behind it that does.
+//!
+//! A **spare** is the file of a segment that was released, kept to be written over by a later one (`spare.rs`);
+//! what is in it means nothing. All of them together take at most an eighth of `max_size`, or are one.
 //!
 //! Beneath lies a [`Storage`]: the machine's own file system, or ([`Engine::Sled`]) one whose segments lie in
 //! sled databases (`storage/sled.rs`). All of this is the same over both.
@@ -63,7 +67,11 @@
 //!
 //! A segment that a frame would take beyond `segment_size` is followed by a new one: created as
 //! `segment.new`, header written, fdatasync, renamed, directory fsync; then the frame. So what has a
-//! segment's name has its header, and not one that an earlier attempt left in the same disk blocks.
+//! segment's name has its header, and not one that an earlier attempt left in the same disk blocks. Where there
+//! is a spare, its header is written and fdatasync'd under the name that it has, and then it is renamed. A file
+//! of either kind is allocated up to `segment_size`, if `max_size` and the disk have the room; and cut behind
+//! its last frame when the next segment has begun, or the log is closed. Where the file goes on behind a frame,
+//! the page in which that ends is written whole, so that none is read first.
 //!
 //! After a failed write or fdatasync nobody knows what the file holds. The segment is abandoned, cut
 //! behind its last durable frame if the disk lets us, and the frame is tried once more in a new segment,
@@ -71,7 +79,7 @@
 //! fails too, the frame and all that wait are not stored ([`NotStored`]), and appenders are refused
 //! ([`Append::Unavailable`]) while the writer probes, after 100 ms and then ever later up to 10 s,
 //! by creating a segment and filling it with as many zeros as the next frame may take. A full disk
-//! (ENOSPC) is the same case. A segment that could not be created is
+//! (ENOSPC) is the same case; spares go first. A segment that could not be created is
 //! unlinked, durably, before the one before it takes more: coming back, it would override that.
 //!
 //! # Reading
@@ -117,8 +125,9 @@
 //!
 //! # Releasing
 //!
-//! [`Log::release`] unlinks segments below an LSN, the oldest first, and syncs the directory behind
-//! each. The newest segment always stays, because LSNs and epoch go on from it; when appenders lack room
+//! [`Log::release`] unlinks segments below an LSN, or renames them to spares, the oldest first, and syncs the
+//! directory behind each; only then is a spare written over. One that a reader has open is unlinked. Who has one open
+//! from outside meets what looks like damage, finds that the file is gone, and takes it for released. The newest segment always stays, because LSNs and epoch go on from it; when appenders lack room
 //! while all is released, the writer begins a new one, so that the last one can go too.
 //!
 //! # Recovery
@@ -132,6 +141,9 @@
 //! segment before it ended. Its frames are checked when they are read. Where a sequence is missing the segment before is read to its end, and a gap is entered
 //! in the ledger. The newest segment is read to its end: a bad frame with good ones behind it is copied to
 //! `quarantine/` and entered in the ledger; a bad frame with none behind it is a torn tail, and is cut.
+//! Where nothing from the last frame on says that it is a frame with that LSN or a later one, the log ends there, and
+//! the rest of the file stays: to find that out it is read, a piece at a time. What older segments have behind
+//! their end is cut.
 //! Then header and last frame are written again and fdatasync'd before anything is served: what a
 //! crash of the process alone left in the page cache may not be on disk, and after a failed fdatasync
 //! the kernel calls it clean all the same. If that fails, the log goes on in a new segment.

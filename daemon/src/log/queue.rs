@@ -285,8 +285,10 @@ impl Queue {
             batch.lanes.extend(parts);
             batch.waiting.push((count, answer));
         }
-        // The writer sleeps only when there is no frame, or for a delay that a full frame ends.
-        if idle || !joins || !state.delay(&self.bounds).is_zero() {
+        // The writer sleeps only when there is no frame, or for a delay that a full frame ends. While it
+        // works there is nobody to wake: it looks again behind that.
+        let may_sleep = idle || !joins || !state.delay(&self.bounds).is_zero();
+        if may_sleep && !state.working {
             self.wake.notify_one();
         }
         lanes.note(state.total(on_disk, &self.bounds));

@@ -18,7 +18,8 @@ use crate::process;
 /// Makes this program the process that opens the log in the directory that follows.
 pub(crate) const ARGUMENT: &str = "--open-backlog";
 
-const GROUP: usize = 1024;
+/// About as much as a frame holds: it is not the writing that is measured.
+const GROUP: usize = 4096;
 const SIZE: usize = 200;
 /// Bytes of a frame, as by default.
 const MAX_BYTES: usize = 1 << 20;

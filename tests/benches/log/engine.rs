@@ -18,8 +18,10 @@ pub(crate) trait Engine {
 /// Which engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// tidegate's.
-    Log,
+    /// tidegate's, that writes over what was released: as it is after a while.
+    Warm,
+    /// tidegate's, in new files: as it is while it grows.
+    Fresh,
     /// A file that grows: pwrite, fdatasync.
     Append,
     /// A file that was written before: pwrite, fdatasync.
@@ -31,12 +33,20 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Log, Self::Append, Self::Prewritten, Self::Sled, Self::Redb, Self::Fjall];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Warm,
+        Self::Fresh,
+        Self::Append,
+        Self::Prewritten,
+        Self::Sled,
+        Self::Redb,
+        Self::Fjall,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Log => "log",
+            Self::Warm => "warm log",
+            Self::Fresh => "fresh log",
             Self::Append => "append",
             Self::Prewritten => "prewritten",
             Self::Sled => "sled",
@@ -51,7 +61,8 @@ impl Kind {
         payload::block(&mut builder, events.group(count));
         let bytes = builder.len();
         match self {
-            Self::Log => Box::new(log::Ours::create(dir, bytes)),
+            Self::Warm => Box::new(log::Warm::create(dir, bytes, events)),
+            Self::Fresh => Box::new(log::Ours::create(dir, bytes)),
             Self::Append => Box::new(raw::Append::create(dir, bytes)),
             Self::Prewritten => Box::new(raw::Prewritten::create(dir, bytes)),
             Self::Sled => Box::new(others::Sled::create(dir)),

@@ -72,6 +72,8 @@ fn round(
     let dir = tempfile::Builder::new().prefix("tidegate-").tempdir_in(parent).expect("a directory");
     let mut engine = kind.begin(dir.path(), group, events);
     let (mut count, mut payload) = (0u64, 0u64);
+    // What was written before the round is not part of it.
+    std::fs::File::open(parent).and_then(|it| Ok(rustix::fs::syncfs(it)?)).expect("a sync");
     let before = (process::bytes_written(), process::device_written(parent));
     let begin = Instant::now();
     while begin.elapsed() < plan.round && payload < LARGEST {
@@ -104,35 +106,37 @@ fn add(
             format!("{} {}/s ({})", kind.name(), figure(median(rates)), range(rates))
         })
         .collect();
-    let what = format!("{place:?}, {size} B × {group}: log ÷ faster raw file");
-    let goal = match place {
-        Place::Disk if group >= 16 => Goal::AtLeast(0.85),
-        _ => Goal::None,
-    };
-    table.row(what, (rate(Kind::Log) / raw, "×"), beside.join(", "), goal);
+    let name =
+        |kind: Kind, what: &str| format!("{place:?}, {size} B × {group}: {}{what}", kind.name());
+    for (kind, beside) in [(Kind::Warm, beside.join(", ")), (Kind::Fresh, String::new())] {
+        let goal = match place {
+            Place::Disk if group >= 16 => Goal::AtLeast(0.85),
+            _ => Goal::None,
+        };
+        table.row(name(kind, " ÷ faster raw file"), (rate(kind) / raw, "×"), beside, goal);
+    }
     if place == Place::Memory {
-        let what = format!("{place:?}, {size} B × {group}: log");
         let goal =
             if (size, group) == (200, 128) { Goal::AtLeast(1_500_000.0) } else { Goal::None };
-        let rates = &of(figures, Kind::Log).rates;
-        table.row(what, (median(rates), "/s"), range(rates), goal);
+        let rates = &of(figures, Kind::Warm).rates;
+        table.row(name(Kind::Warm, ""), (median(rates), "/s"), range(rates), goal);
         return;
     }
-    let others = |of_kind: fn(&Figures) -> &Vec<f64>, also: &[Kind]| {
-        let kinds = Kind::ALL.into_iter().skip(1);
-        let kinds = kinds.filter(|kind| *kind != Kind::Prewritten || also.contains(kind));
+    let others = |of_kind: fn(&Figures) -> &Vec<f64>, without: Kind| {
+        let kinds = Kind::ALL.into_iter().filter(|kind| ![Kind::Warm, without].contains(kind));
         let line =
             |kind: Kind| format!("{} {}", kind.name(), figure(median(of_kind(of(figures, kind)))));
         kinds.map(line).collect::<Vec<String>>().join(", ")
     };
-    let what = format!("{place:?}, {size} B × {group}: bytes to disk ÷ payload");
-    let written = median(&of(figures, Kind::Log).written);
+    // What the kernel counts in a file that was written before is not what is written.
+    let written = median(&of(figures, Kind::Fresh).written);
     // Of a small group the last page is written again with the next one, whoever writes it.
     let goal = if size * group >= 1 << 17 { Goal::AtMost(1.1) } else { Goal::None };
-    table.row(what, (written, "×"), others(|figures| &figures.written, &[]), goal);
-    let what = format!("{place:?}, {size} B × {group}: bytes on the device ÷ payload");
-    let on_device = median(&of(figures, Kind::Log).on_device);
-    let beside = others(|figures| &figures.on_device, &[Kind::Prewritten]);
+    let beside = others(|figures| &figures.written, Kind::Prewritten);
+    table.row(name(Kind::Fresh, ": bytes to disk ÷ payload"), (written, "×"), beside, goal);
+    let on_device = median(&of(figures, Kind::Warm).on_device);
+    let beside = others(|figures| &figures.on_device, Kind::Warm);
+    let what = name(Kind::Warm, ": bytes on the device ÷ payload");
     table.row(what, (on_device, "×"), beside, Goal::None);
 }
 

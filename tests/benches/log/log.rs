@@ -4,14 +4,15 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::thread::{self, JoinHandle, Thread};
 
 use tidegate::log::{Append, Commit, FileSystem, Log, Options};
-use tidegate_event::BlockBuilder;
+use tidegate_event::{BlockBuilder, Lsn};
 
 use crate::engine::Engine;
-use crate::payload::{self, Event};
+use crate::payload::{self, Event, Events};
 
 /// Far more than any measurement writes.
 const ROOMY: u64 = 1 << 40;
@@ -60,6 +61,65 @@ impl Engine for Ours {
     fn finish(&mut self) {
         if let Some(commit) = self.under_way.take() {
             wait(commit).expect("a commit");
+        }
+    }
+}
+
+/// Bytes of a log of which an eighth is spare.
+const WARM_SIZE: u64 = 256 << 20;
+/// Bytes of it beyond which what is older is released.
+const KEPT: u64 = 24 << 20;
+/// Events in a group of those that are written before.
+const FILLING: usize = 1024;
+
+/// The log, which writes over what was released, and one appender.
+#[derive(Debug)]
+pub(crate) struct Warm {
+    ours: Ours,
+    release: Option<Sender<Lsn>>,
+    releasing: Option<JoinHandle<()>>,
+}
+
+impl Warm {
+    /// For groups of this many bytes: each has a frame of its own.
+    pub(crate) fn create(dir: &Path, bytes: usize, events: &mut Events) -> Self {
+        let options = || Options { max_size: WARM_SIZE, ..options(dir, bytes) };
+        let mut before = Ours::new(open(Options { max_bytes: 1 << 20, ..options() }));
+        while before.log.usage().bytes < KEPT + WARM_SIZE / 8 {
+            before.commit(events.group(FILLING));
+        }
+        before.finish();
+        before.log.release(before.log.committed());
+        drop(before);
+        let log = open(options());
+        let (release, released) = channel();
+        let freed = Arc::clone(&log);
+        let releasing = thread::spawn(move || released.iter().for_each(|lsn| freed.release(lsn)));
+        Self { ours: Ours::new(log), release: Some(release), releasing: Some(releasing) }
+    }
+}
+
+impl Engine for Warm {
+    fn commit(&mut self, group: &[Event]) {
+        self.ours.commit(group);
+        let usage = self.ours.log.usage();
+        if usage.bytes > KEPT
+            && let Some(release) = &self.release
+        {
+            release.send(self.ours.log.newest_within(KEPT / 2)).expect("a thread that releases");
+        }
+    }
+
+    fn finish(&mut self) {
+        self.ours.finish();
+    }
+}
+
+impl Drop for Warm {
+    fn drop(&mut self) {
+        self.release = None;
+        if let Some(releasing) = self.releasing.take() {
+            releasing.join().expect("a thread that releases");
         }
     }
 }

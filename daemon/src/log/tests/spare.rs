@@ -137,3 +137,28 @@ fn spares_are_the_first_to_go_when_the_disk_is_full() {
     (0..35).for_each(|_| add(&log));
     assert!(log.usage().spare < spare && !log.is_disk_full());
 }
+
+#[test]
+fn control_records_of_an_older_use_do_not_come_back() {
+    let sim = Sim::new(1);
+    let open = || open_unstarted(Arc::new(sim.clone()), options(Path::new("/"))).unwrap();
+    let (log, mut writer, _) = open();
+    let mut add = |log: &Log, body: u8| {
+        assert!(matches!(log.append_control(&control(&[body; 3000])), Append::Accepted(_)));
+        writer.step(std::time::Instant::now());
+    };
+    (0..25).for_each(|_| add(&log, b'a'));
+    assert_eq!(log.usage().segments, 2);
+    log.release_control(log.control_mark(), 1);
+    log.release(1);
+    assert!(log.shared.spares.bytes() > 0);
+    // The last of them lie in the file of the first segment, before old ones: as long, with the same LSN.
+    (0..20).for_each(|_| add(&log, b'b'));
+    assert_eq!((log.usage().segments, log.shared.spares.bytes()), (2, 0));
+    drop((log, writer));
+    sim.kill();
+    let log = Arc::new(open().0);
+    let found = restored(&log, 1);
+    let of = |body: u8| found.iter().filter(|said| said.as_bytes()[0] == body).count();
+    assert_eq!((of(b'a'), of(b'b')), (4, 20));
+}
