@@ -70,7 +70,7 @@ const WARM_SIZE: u64 = 256 << 20;
 /// Bytes of it beyond which what is older is released.
 const KEPT: u64 = 24 << 20;
 /// Events in a group of those that are written before.
-const FILLING: usize = 1024;
+const FILLING: usize = 256;
 
 /// The log, which writes over what was released, and one appender.
 #[derive(Debug)]
