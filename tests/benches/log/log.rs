@@ -83,19 +83,23 @@ pub(crate) struct Warm {
 impl Warm {
     /// For groups of this many bytes: each has a frame of its own.
     pub(crate) fn create(dir: &Path, bytes: usize, events: &mut Events) -> Self {
-        let options = || Options { max_size: WARM_SIZE, ..options(dir, bytes) };
-        let mut before = Ours::new(open(Options { max_bytes: 1 << 20, ..options() }));
-        while before.log.usage().bytes < KEPT + WARM_SIZE / 8 {
-            before.commit(events.group(FILLING));
-        }
-        before.finish();
-        before.log.release(before.log.committed());
-        drop(before);
-        let log = open(options());
+        let log = open(Options { max_size: WARM_SIZE, ..options(dir, bytes) });
+        let mut ours = Ours::new(Arc::clone(&log));
+        let mut fill = |is_enough: &dyn Fn() -> bool| {
+            while !is_enough() {
+                ours.commit(events.group(FILLING));
+                ours.finish();
+            }
+        };
+        fill(&|| log.usage().bytes >= KEPT + WARM_SIZE / 8);
+        log.release(log.committed());
+        // The newest segment is not written over.
+        let segments = log.usage().segments;
+        fill(&|| log.usage().segments > segments);
         let (release, released) = channel();
         let freed = Arc::clone(&log);
         let releasing = thread::spawn(move || released.iter().for_each(|lsn| freed.release(lsn)));
-        Self { ours: Ours::new(log), release: Some(release), releasing: Some(releasing) }
+        Self { ours, release: Some(release), releasing: Some(releasing) }
     }
 }
 
