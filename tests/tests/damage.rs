@@ -2,8 +2,11 @@
 //! upstream what is left, and what is not left stands in the loss ledger.
 
 use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use tidegate_tests::gateway::Gateway;
 use tidegate_tests::packet::{PUBACK, Version, publish};
@@ -38,12 +41,16 @@ enum Left {
 type Damage = (&'static str, fn(&Path), Left);
 
 fn segments(data: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(data.join("log")).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path());
+    let segments = segments_in(&data.join("log"));
+    assert!(segments.len() > 3);
+    segments
+}
+
+fn segments_in(log: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
     let mut segments: Vec<_> =
         paths.filter(|path| path.extension().is_some_and(|it| it == "seg")).collect();
     segments.sort();
-    assert!(segments.len() > 3);
     segments
 }
 
@@ -161,6 +168,35 @@ const DAMAGES: &[Damage] = &[
         Left::All,
     ),
     (
+        "the lanes' names are emptied",
+        |data| fs::write(data.join("log/lanes"), []).unwrap(),
+        Left::All,
+    ),
+    ("the lanes' names have a flipped bit", |data| flip(&data.join("log/lanes")), Left::All),
+    (
+        "the lanes' names are missing",
+        |data| fs::remove_file(data.join("log/lanes")).unwrap(),
+        Left::All,
+    ),
+    (
+        "the lanes' names are another file",
+        |data| fs::write(data.join("log/lanes"), [7; 99_999]).unwrap(),
+        Left::All,
+    ),
+    (
+        "the ballast is another file",
+        |data| fs::write(data.join("ballast"), "x").unwrap(),
+        Left::All,
+    ),
+    (
+        "the ballast is a directory",
+        |data| {
+            let _ = fs::remove_file(data.join("ballast"));
+            fs::create_dir_all(data.join("ballast/x")).unwrap();
+        },
+        Left::All,
+    ),
+    (
         "a checkpoint was not finished",
         |data| {
             fs::write(data.join("state/checkpoint.tmp"), "x").unwrap();
@@ -223,6 +259,90 @@ fn whatever_is_damaged_it_starts_and_accounts_for_every_event() {
             Left::Newer => assert!(stored < events && lost == 0, "{what}: {stored}, {lost}"),
         }
         assert_eq!(receiver.count("duplicates"), 0, "{what}");
+        gateway.stop();
+    }
+}
+
+/// A bus that never takes what is poison.
+fn picky_bus() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || answer(stream));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: TcpStream) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let (mut line, mut length) = (String::new(), 0);
+    while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    let _ = reader.read_exact(&mut body);
+    let is_poison = body.windows(POISON.len()).any(|part| part == POISON);
+    let status = if is_poison { "400 Bad Request" } else { "200 OK" };
+    let head = "Connection: close\r\nContent-Length: 0";
+    let _ = write!(stream, "HTTP/1.1 {status}\r\n{head}\r\n\r\n");
+}
+
+const POISON: &[u8] = b"\"poison\"";
+
+/// What is done to the queue of dead letters.
+const QUEUE_DAMAGES: &[(&str, fn(&Path))] = &[
+    ("nothing", |_| {}),
+    ("its segment is cut", |queue| cut(&segments_in(queue)[0], 1, 2)),
+    ("its segment is emptied", |queue| cut(&segments_in(queue)[0], 0, 1)),
+    ("its segment has a flipped bit", |queue| flip(&segments_in(queue)[0])),
+    ("its segment is missing", |queue| fs::remove_file(&segments_in(queue)[0]).unwrap()),
+    ("its segment is there twice", |queue| {
+        fs::copy(&segments_in(queue)[0], queue.join("00000000000000000999-00000fff.seg")).unwrap();
+    }),
+    ("a foreign file is in it", |queue| fs::write(queue.join("notes.txt"), "to do").unwrap()),
+    ("its ledger is another file", |queue| fs::write(queue.join("ledger"), [7; 999]).unwrap()),
+    ("it is missing", |queue| fs::remove_dir_all(queue).unwrap()),
+];
+
+#[test]
+fn dead_letters_are_put_away_whatever_is_damaged_of_those_before() {
+    let bus = picky_bus();
+    let sink = format!(
+        "[[sink]]\nname = \"cloud\"\ntype = \"http\"\nurl = \"http://{bus}/events\"\n\
+         batch.max-age = \"20ms\"\nretry.initial = \"50ms\"\nretry.max = \"500ms\"\n"
+    );
+    let mut gateway = Gateway::start(&format!("{LOG}{sink}"));
+    let put_away = |gateway: &Gateway, first: u16, events: u16| {
+        let before = gateway.metric("tidegate_sink_dead_letters_total");
+        let mut wire = Wire::client(gateway.mqtt(), Version::V4, "one");
+        for id in first..first + events {
+            for payload in [POISON, b"1"] {
+                wire.send(&publish(Version::V4, 1, b"plant/a", id, payload));
+                assert_eq!(wire.answer().map(|(first, _)| first), Some(PUBACK));
+            }
+        }
+        eventually("they are put away", LATER, || {
+            gateway.metric("tidegate_sink_dead_letters_total") == before + f64::from(events)
+        });
+        eventually("the sink goes on", LATER, || gateway.lag("lag-events") == 0);
+    };
+    put_away(&gateway, 1, 20);
+    gateway.stop();
+    let (data, whole) = (gateway.data_dir(), gateway.site().path().join("whole"));
+    copy(&data, &whole);
+    for (what, damage) in QUEUE_DAMAGES {
+        println!("{what}");
+        fs::remove_dir_all(&data).unwrap();
+        copy(&whole, &data);
+        damage(&data.join("dlq/cloud"));
+        gateway.site().give(&data);
+        gateway.restart();
+        put_away(&gateway, 21, 3);
         gateway.stop();
     }
 }
