@@ -5,32 +5,38 @@
 //! - An appender is answered after an fdatasync that covers its block. All that wait for the disk are
 //!   answered by one (group commit).
 //! - LSNs count events, from 1, without gaps. An event keeps its LSN and so its id for good.
+//! - An event that is dropped on purpose stands in the loss ledger before it goes; and its LSN stays.
 //! - Opening never needs a person: what cannot be used is set aside, what cannot be read is entered in
 //!   the loss ledger, the rest is served. Only a newer format, a second process, or a directory that
 //!   cannot be used refuses.
 //! - Memory: two frames, one more with compression, and at most 4 × `max_bytes` of blocks that wait. It does not grow with the
 //!   backlog. Damage holds the rest of one segment (at most 64 MiB) in memory while it is searched.
-//! - Disk: `max_size`, over all segment files and spares; control records may take one segment more. Beside them
-//!   `max_quarantine` for what is set aside, and `max_ledger`, twice that while it is written anew.
+//! - Disk: `max_size`, over all segment files and spares; control records may take one segment more, and so
+//!   may one that is being rewritten. Beside them `max_quarantine` for what is set aside, and `max_ledger`,
+//!   twice that while it is written anew. [`Log::set_room`] says what of `max_size` other files take, and
+//!   what the file system has left.
 //!
 //! # On disk
 //!
-//! One directory a lane: `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`, `segment.new`
-//! (one that is being created), `<sequence, 8 hex digits>.spare`, `ledger` (`ledger.new` while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
+//! One directory: `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`, `segment.new`
+//! (one that is being created), `segment.rewritten` (one that is to take the place of others), `lanes` (their
+//! names and numbers, `lane/names.rs`), `<sequence, 8 hex digits>.spare`, `ledger` (`ledger.new` while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
 //!
 //! A **segment** begins with two copies of its header, one in each of its first two sectors of 512
 //! bytes; either will do:
 //!
 //! ```text
-//! magic "tidegate" | format version u32 (3) | lane u32 | epoch u64 | sequence u64
+//! magic "tidegate" | format version u32 (4) | number of the log u32 (0) | epoch u64 | sequence u64
 //! | first LSN u64 | salt u64 | durable bytes of the segment before u64
 //! | sequence of the segment before, counted backwards from this one, u32 | CRC u32 of the 60 bytes before
+//! | what it stands for, and what each lane has: 448 bytes with a checksum of their own (`segment/figures.rs`)
 //! ```
 //!
 //! The epoch is drawn when the log is created and is the same in all its segments; the sequence
 //! counts attempts to create a segment; the salt is drawn for each segment. The segment before is the newest
 //! one that held a frame, there or released. Where there is no segment
-//! before, its two fields are 0, as in version 1, which had no control records either. Magic, version
+//! before, its two fields are 0, as in version 1, which had no control records either. Version 2 had no
+//! compression; version 3 had zeros behind the first checksum, and no lanes. Magic, version
 //! and checksum keep their places in every later version.
 //!
 //! A **frame** is one group commit:
@@ -81,6 +87,32 @@
 //! by creating a segment and filling it with as many zeros as the next frame may take. A full disk
 //! (ENOSPC) is the same case; spares go first. A segment that could not be created is
 //! unlinked, durably, before the one before it takes more: coming back, it would override that.
+//!
+//! # Lanes
+//!
+//! All lanes share the segments, the LSNs and the fdatasync; a record says which lane it is in, and the
+//! topic says which when it is appended ([`Lanes::of`]). A lane with a `max_size` has so many bytes of
+//! records for itself, and no more; lane 0 has what the others leave. What each has is counted for each
+//! segment: the header of the next one says it, so opening need not read it. When there is no room:
+//!
+//! - *reject*: its events are refused ([`Append::Full`]), others are not;
+//! - *drop newest*: an event has an LSN, and a record that says that it is gone, in the same commit; the
+//!   ledger says so once a second ([`Log::enter_gone`]), and the record until then;
+//! - *drop oldest*, *downsample*: appenders wait ([`Append::Busy`]) while [`Log::trim`] makes room. It begins
+//!   when a sixteenth of the quota is left, so that few ever wait.
+//!
+//! *Making room*, a segment at a time, the oldest that has events of the lane; never the newest one, nor
+//! one that checkpoints of the state do not cover, with its control records ([`Covered`]). What goes, and
+//! some sink has not got, is entered in the ledger, durably. Where nothing else is in the oldest segment it is
+//! unlinked. Otherwise what stays is written to `segment.rewritten` with a salt of its own, events that go
+//! as *gone* (LSNs of no event, many in a few bytes), fdatasync, and renamed over the segment; the directory
+//! is synced. One that was rewritten and is small takes up the next one: its header says through which
+//! sequence it stands for others, which are unlinked last. Its own control records are gone, so
+//! [`Log::restore`] begins behind it.
+//!
+//! *Downsampling* keeps one event a topic and interval (`trim/thin.rs`); once all old segments are thinned
+//! out, the oldest events are dropped. *Expiry*: events older than the lane's `max_age` go once all of their
+//! segment are ([`Log::expire`]); who forwards passes over them before.
 //!
 //! # Reading
 //!
@@ -134,11 +166,11 @@
 //!
 //! The directory is locked. All headers are read; a newer version refuses, before anything is
 //! changed. Set aside in `quarantine/`: files with other names, segments of another lane or epoch,
-//! segments too short for a header. A segment whose two header copies are damaged is set aside too, with the
+//! segments too short for a header. Segments whose place another one has taken are removed. A segment whose two header copies are damaged is set aside too, with the
 //! LSNs that it may have held in the ledger; LSNs go on behind them.
 //!
 //! What an older segment holds follows from the header of the next: its first LSN, and where the
-//! segment before it ended. Its frames are checked when they are read. Where a sequence is missing the segment before is read to its end, and a gap is entered
+//! segment before it ended; of one that was rewritten, from its own. Its frames are checked when they are read. Where a sequence is missing the segment before is read to its end, and a gap is entered
 //! in the ledger. The newest segment is read to its end: a bad frame with good ones behind it is copied to
 //! `quarantine/` and entered in the ledger; a bad frame with none behind it is a torn tail, and is cut.
 //! Where nothing from the last frame on says that it is a frame with that LSN or a later one, the log ends there, and

@@ -134,6 +134,11 @@ impl View {
         Ok((ledger.entries(), ledger.losses().damaged))
     }
 
+    /// Its lanes, by their numbers on disk.
+    pub fn lanes(&self) -> &Lanes {
+        &self.shared.lanes
+    }
+
     /// What it has set aside: names and bytes.
     pub fn set_aside(&self) -> io::Result<Vec<(PathBuf, u64)>> {
         let dir = self.shared.dir.join(super::quarantine::DIR);

@@ -65,7 +65,7 @@ fn write(view: &View, dir: &Path, frames: bool, report: &mut String) -> io::Resu
     table(view, &segments, frames, report)?;
     if !ledger.is_empty() || unreadable > 0 {
         let _ = writeln!(report, "\nloss ledger");
-        losses(&ledger, report);
+        losses(view, &ledger, report);
         if unreadable > 0 {
             let _ = writeln!(report, "  and {unreadable} that cannot be read");
         }

@@ -13,7 +13,7 @@ use tidegate_event::Lsn;
 
 use super::Failure;
 use super::lookup::{self, LogDir};
-use crate::log::{Loss, Reason};
+use crate::log::{Loss, Reason, View};
 
 /// The log's segments, losses and quarantine. The gateway may run meanwhile.
 #[derive(Debug, Subcommand)]
@@ -47,8 +47,17 @@ fn lsns(lsns: &RangeInclusive<Lsn>) -> String {
 }
 
 /// The entries of the loss ledger, a line each.
-fn losses(entries: &[Loss], report: &mut String) {
+fn losses(view: &View, entries: &[Loss], report: &mut String) {
     for loss in entries {
+        let whole = loss.lsns.end().saturating_sub(*loss.lsns.start()).saturating_add(1);
+        let lsns = match loss.count {
+            count if count < whole => {
+                let (first, last) = (loss.lsns.start(), loss.lsns.end());
+                let lane = view.lanes().name(loss.lane);
+                format!("{count} events of lane {lane} from LSN {first} to {last}")
+            }
+            _ => lsns(&loss.lsns),
+        };
         let why = match loss.reason {
             Reason::Damaged => "damaged",
             Reason::Missing => "missing",
@@ -59,6 +68,6 @@ fn losses(entries: &[Loss], report: &mut String) {
         };
         let noticed = lookup::time(loss.unix_micros);
         // A String takes everything.
-        let _ = writeln!(report, "  {}: {why}, noticed {noticed}", lsns(&loss.lsns));
+        let _ = writeln!(report, "  {lsns}: {why}, noticed {noticed}");
     }
 }
