@@ -105,9 +105,9 @@ impl Story {
 }
 
 /// The whole story, with the data of `site` in `data`, which somebody else fills.
-fn it_refuses_drains_and_goes_on(site: Site, data: &Path) {
+fn it_refuses_drains_and_goes_on(site: Site, data: &Path, log: &str) {
     let mut receiver = Receiver::start();
-    site.write("tidegate.toml", &config(&site, &format!("{LOG}{}", receiver.sink())));
+    site.write("tidegate.toml", &config(&site, &format!("{log}{}", receiver.sink())));
     let mut story = Story { gateway: Gateway::start_again(site), taken: 0, unsure: 0 };
     let mut fleet = Fleet::connect(story.gateway().mqtt(), &Shape::default()).unwrap();
     eventually("the ballast is held", LATER, || {
@@ -162,7 +162,17 @@ fn a_small_disk_that_somebody_else_fills() {
         return;
     }
     let disk = Disk::tmpfs(24 << 20);
-    it_refuses_drains_and_goes_on(disk.site(), disk.path());
+    it_refuses_drains_and_goes_on(disk.site(), disk.path(), LOG);
+}
+
+#[test]
+fn a_small_disk_under_sled_that_somebody_else_fills() {
+    if !own_mounts("a_small_disk_under_sled_that_somebody_else_fills") {
+        return;
+    }
+    let disk = Disk::tmpfs(24 << 20);
+    let log = LOG.replace("[log]", "[log]\nengine = \"sled\"");
+    it_refuses_drains_and_goes_on(disk.site(), disk.path(), &log);
 }
 
 #[test]
@@ -213,5 +223,5 @@ fn a_quota_that_somebody_else_uses_up() {
     btrfs(&["qgroup", "limit", "24M"], &data);
     let site = Site::new();
     disk.hold(&site, &data);
-    it_refuses_drains_and_goes_on(site, &data);
+    it_refuses_drains_and_goes_on(site, &data, LOG);
 }

@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Append,
     /// A file that was written before: pwrite, fdatasync.
     Prewritten,
+    /// tidegate's, with its segments in sled databases.
+    OnSled,
     /// sled, and an fdatasync that it does not do itself.
     Sled,
     Redb,
@@ -33,11 +35,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Warm,
         Self::Fresh,
         Self::Append,
         Self::Prewritten,
+        Self::OnSled,
         Self::Sled,
         Self::Redb,
         Self::Fjall,
@@ -49,6 +52,7 @@ impl Kind {
             Self::Fresh => "fresh log",
             Self::Append => "append",
             Self::Prewritten => "prewritten",
+            Self::OnSled => "log on sled",
             Self::Sled => "sled",
             Self::Redb => "redb",
             Self::Fjall => "fjall",
@@ -65,6 +69,7 @@ impl Kind {
             Self::Fresh => Box::new(log::Ours::create(dir, bytes)),
             Self::Append => Box::new(raw::Append::create(dir, bytes)),
             Self::Prewritten => Box::new(raw::Prewritten::create(dir, bytes)),
+            Self::OnSled => Box::new(log::Ours::create_on_sled(dir, bytes)),
             Self::Sled => Box::new(others::Sled::create(dir)),
             Self::Redb => Box::new(others::Redb::create(dir)),
             Self::Fjall => Box::new(others::Fjall::create(dir)),

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 
-use tidegate::log::{Append, Commit, FileSystem, Log, Options};
+use tidegate::log::{Append, Commit, Engine as Beneath, FileSystem, Log, Options};
 use tidegate_event::{BlockBuilder, Lsn};
 
 use crate::engine::Engine;
@@ -39,6 +39,12 @@ impl Ours {
     /// For groups of this many bytes: each has a frame of its own.
     pub(crate) fn create(dir: &Path, bytes: usize) -> Self {
         Self::new(open(options(dir, bytes)))
+    }
+
+    /// As [`Ours::create`], its segments in sled databases.
+    pub(crate) fn create_on_sled(dir: &Path, bytes: usize) -> Self {
+        let storage = Beneath::Sled.storage(dir);
+        Self::new(Log::open(storage, options(dir, bytes)).expect("a log").0)
     }
 
     /// An appender of `log`.

@@ -96,7 +96,7 @@ fn ledger(log: &Log, reason: Reason) -> Vec<(Lane, RangeInclusive<Lsn>, u64)> {
 }
 
 #[tokio::test]
-async fn the_oldest_of_a_full_lane_go_and_the_alerts_between_them_stay() {
+pub(super) async fn the_oldest_of_a_full_lane_go_and_the_alerts_between_them_stay() {
     let dir = tempfile::tempdir().unwrap();
     let options = with_lanes(dir.path(), WhenFull::DropOldest);
     let (log, _) = open(&options);
@@ -128,7 +128,7 @@ async fn the_oldest_of_a_full_lane_go_and_the_alerts_between_them_stay() {
 }
 
 #[tokio::test]
-async fn what_every_sink_has_is_no_loss() {
+pub(super) async fn what_every_sink_has_is_no_loss() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(&with_lanes(dir.path(), WhenFull::DropOldest));
     for number in 1..=2000 {
@@ -141,7 +141,7 @@ async fn what_every_sink_has_is_no_loss() {
 }
 
 #[tokio::test]
-async fn nothing_goes_that_no_checkpoint_covers() {
+pub(super) async fn nothing_goes_that_no_checkpoint_covers() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(&with_lanes(dir.path(), WhenFull::DropOldest));
     almost_fill(&log).await;
@@ -158,7 +158,7 @@ async fn nothing_goes_that_no_checkpoint_covers() {
 }
 
 #[tokio::test]
-async fn old_events_are_thinned_out_before_any_is_dropped() {
+pub(super) async fn old_events_are_thinned_out_before_any_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let downsample = Downsample { interval: Duration::from_secs(10), keep: Keep::Last };
     let mut options = with_lanes(dir.path(), WhenFull::Downsample(downsample));
@@ -190,7 +190,7 @@ async fn old_events_are_thinned_out_before_any_is_dropped() {
 }
 
 #[tokio::test]
-async fn what_is_older_than_its_lane_keeps_events_goes() {
+pub(super) async fn what_is_older_than_its_lane_keeps_events_goes() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = with_lanes(dir.path(), WhenFull::Reject);
     options.lanes[0].rule.max_age = Some(Duration::from_secs(100));
@@ -277,7 +277,7 @@ async fn damage_in_a_segment_that_is_rewritten_stands_in_the_ledger() {
 }
 
 #[tokio::test]
-async fn a_lane_that_refuses_takes_no_more_and_the_others_do() {
+pub(super) async fn a_lane_that_refuses_takes_no_more_and_the_others_do() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(&with_lanes(dir.path(), WhenFull::Reject));
     let append = async |lane: Lane| {
@@ -309,7 +309,7 @@ async fn a_lane_that_refuses_takes_no_more_and_the_others_do() {
 }
 
 #[tokio::test]
-async fn gone_events_have_their_lsns_whatever_is_full() {
+pub(super) async fn gone_events_have_their_lsns_whatever_is_full() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(&with_lanes(dir.path(), WhenFull::DropNewest));
     let mut number = 1;

@@ -43,6 +43,8 @@ struct State {
     at: At,
     /// Whether no length is noted in the directory.
     is_unknown: bool,
+    /// Whether sled failed before something that was written was synced: then it takes nothing more.
+    has_failed: bool,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,7 @@ fn noted(dir: &Path) -> Option<u64> {
 
 impl Database {
     pub(super) fn new(dir: PathBuf, only_looks: bool) -> Self {
-        let state = State { dir, at: At::Closed, is_unknown: false };
+        let state = State { dir, at: At::Closed, is_unknown: false, has_failed: false };
         Self { only_looks, is_dirty: AtomicBool::new(false), state: RwLock::new(state) }
     }
 
@@ -115,7 +117,7 @@ impl Database {
                 At::Closed | At::Lost | At::Gone(None) => return Ok(0),
             };
             drop(state);
-            self.state_mut().fail(&fault);
+            self.fail(&fault);
             return Err(match fault.is_refusal() {
                 true => fault.into(),
                 false => io::Error::from_raw_os_error(EIO),
@@ -150,16 +152,18 @@ impl Database {
             return Ok(());
         }
         let state = self.state();
-        let At::Open(pieces) = &state.at else {
-            return Err(io::Error::other("sled failed since it was written to"));
-        };
-        let Err(fault) = pieces.sync() else {
-            self.is_dirty.store(false, Ordering::Release);
-            return Ok(());
-        };
-        drop(state);
-        self.state_mut().fail(&fault);
-        Err(fault.into())
+        match &state.at {
+            At::Open(pieces) if !state.has_failed => {
+                let Err(fault) = pieces.sync() else {
+                    self.is_dirty.store(false, Ordering::Release);
+                    return Ok(());
+                };
+                drop(state);
+                self.fail(&fault);
+                Err(fault.into())
+            }
+            _ => Err(failed()),
+        }
     }
 
     /// Leaves only the head.
@@ -171,6 +175,7 @@ impl Database {
         state.close();
         remove(&state.dir)?;
         state.at = At::Closed;
+        state.has_failed = false;
         self.is_dirty.store(false, Ordering::Release);
         Ok(())
     }
@@ -201,6 +206,7 @@ impl Database {
         let state = loop {
             let state = self.state();
             match &state.at {
+                _ if state.has_failed => return Err(failed()),
                 At::Open(_) if state.is_unknown => break state,
                 At::Open(_) | At::Closed => {}
                 At::Lost => return Err(io::Error::other("its database was set aside")),
@@ -215,9 +221,21 @@ impl Database {
         self.is_dirty.store(true, Ordering::Release);
         let Err(fault) = call(pieces) else { return Ok(()) };
         drop(state);
-        self.state_mut().fail(&fault);
+        self.fail(&fault);
         Err(fault.into())
     }
+
+    /// After an error sled answers nothing more: it is closed.
+    fn fail(&self, fault: &Fault) {
+        let mut state = self.state_mut();
+        warn!(dir = %state.dir.display(), why = %fault, "sled failed");
+        state.has_failed |= self.is_dirty.load(Ordering::Acquire);
+        state.close();
+    }
+}
+
+fn failed() -> io::Error {
+    io::Error::other("sled failed since this was written to")
 }
 
 impl State {
@@ -289,12 +307,6 @@ impl State {
         Ok(())
     }
 
-    /// After an error sled answers nothing more.
-    fn fail(&mut self, fault: &Fault) {
-        warn!(dir = %self.dir.display(), why = %fault, "sled failed");
-        self.close();
-    }
-
     fn close(&mut self) {
         match std::mem::replace(&mut self.at, At::Closed) {
             At::Open(pieces) => pieces.close(),
@@ -324,5 +336,28 @@ impl Drop for Database {
             // Without it the next one who asks for the length opens the database.
             let _ = fs::write(state.dir.join(LENGTH), note(len));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_before_sled_failed_is_never_called_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::new(dir.path().join("db"), false);
+        let fault = Fault::from(io::Error::other("the disk is gone"));
+        database.write(&[7; 9000], 0).unwrap();
+        database.sync().unwrap();
+        database.fail(&fault);
+        database.write(&[8; 9000], 9000).unwrap();
+        database.fail(&fault);
+        // A reader opens it again.
+        let mut bytes = [0; 9000];
+        assert_eq!(database.read(&mut bytes, 0).unwrap(), 9000);
+        assert_eq!(bytes, [7; 9000]);
+        assert!(database.sync().is_err());
+        assert!(database.write(&[9], 18_000).is_err());
     }
 }
