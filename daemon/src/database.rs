@@ -40,20 +40,26 @@ impl Fault {
         self.why.contains(LOCKED)
     }
 
+    /// There is no room.
+    pub(crate) fn is_full(&self) -> bool {
+        is_full(self.kind)
+    }
+
     /// The system refused, whatever the files hold: there is no room, or no right.
     pub(crate) fn is_refusal(&self) -> bool {
         use io::ErrorKind as Kind;
-        let refused = [
-            Kind::StorageFull,
-            Kind::QuotaExceeded,
-            Kind::PermissionDenied,
-            Kind::ReadOnlyFilesystem,
-            Kind::OutOfMemory,
-            Kind::TimedOut,
-        ];
+        let refused =
+            [Kind::PermissionDenied, Kind::ReadOnlyFilesystem, Kind::OutOfMemory, Kind::TimedOut];
         const TOO_MANY_FILES: &str = "(os error 24)";
-        refused.contains(&self.kind) || self.why.contains(TOO_MANY_FILES) || self.is_lock()
+        self.is_full()
+            || refused.contains(&self.kind)
+            || self.why.contains(TOO_MANY_FILES)
+            || self.is_lock()
     }
+}
+
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl From<io::Error> for Fault {
@@ -105,7 +111,16 @@ pub(crate) fn attempt<T: Send + 'static>(dir: &Path, open: Open<T>) -> Result<T,
     fs::create_dir_all(dir)?;
     remove_snapshots(dir, ".generating");
     let marker = dir.join(MARKER);
-    OpenOptions::new().append(true).create(true).open(&marker)?.write_all(b".")?;
+    // On a full disk it goes without: a crash is then not counted.
+    match OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&marker)
+        .and_then(|mut marker| marker.write_all(b"."))
+    {
+        Err(error) if !is_full(error.kind()) => return Err(error.into()),
+        _ => {}
+    }
     let (sender, receiver) = mpsc::channel();
     let path = dir.to_owned();
     std::thread::Builder::new()

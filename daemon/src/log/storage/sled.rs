@@ -11,7 +11,8 @@
 //! A database is opened by who first reads or writes behind the head, through the guard of
 //! [`crate::database`], and closed with the last handle; the segment's length is noted in it then
 //! (`<number>.sled/length`, removed durably before the next write), so that a log is opened without
-//! opening each. After an error sled answers nothing more, so it is closed and opened again. One that does
+//! opening each. Where the disk is full sled's file has the room already that it takes when it is opened, and
+//! `<number>.sled/reserve` gives way to its snapshot. After an error sled answers nothing more, so it is closed and opened again. One that does
 //! not open is set aside in `quarantine/`, where one is kept: the segment is as one that was cut behind its
 //! head.
 //!

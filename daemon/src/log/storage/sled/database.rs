@@ -22,6 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 /// In its directory, unless it was written since: the file's length.
 const LENGTH: &str = "length";
+/// In its directory: room for the snapshot that sled writes when it opens it, where the disk is full.
+const RESERVE: &str = "reserve";
+/// Bytes of that: sled takes about one for two KiB.
+const RESERVED: [u8; 32 << 10] = [0x5a; 32 << 10];
 /// To the log, what sled cannot read is a sector that the disk cannot read.
 const EIO: i32 = 5;
 
@@ -62,6 +66,15 @@ pub(super) fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+/// Holds the room back, if there is some. On an error there is none.
+fn reserve(dir: &Path) {
+    let path = dir.join(RESERVE);
+    if !path.exists() && fs::write(&path, RESERVED).is_err() {
+        // It would only take what is left.
+        let _ = fs::remove_file(&path);
     }
 }
 
@@ -251,8 +264,12 @@ impl State {
             match database::open(&dir, UNFINISHED, Pieces::open) {
                 Ok(pieces) => {
                     self.at = At::Open(pieces);
+                    if !only_looks {
+                        reserve(&dir);
+                    }
                     return Ok(());
                 }
+                Err(fault) if fault.is_full() && fs::remove_file(dir.join(RESERVE)).is_ok() => {}
                 Err(fault) if fault.is_lock() && begin.elapsed() < PATIENCE => {
                     let (closing, closed) = &CLOSED;
                     let closing = closing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,12 @@
 //! What a file holds behind its head: pieces in a sled database of its own.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use crate::database::{Fault, catch};
 
@@ -11,6 +15,9 @@ use crate::database::{Fault, catch};
 const PIECE: u64 = 4096;
 /// Bytes of pieces that sled may keep in memory.
 const CACHE: u64 = 2 << 20;
+/// Bytes by which sled's file grows: when it opens the file again it fills up the last of them, or begins
+/// the next.
+const STEP: u64 = 512 << 10;
 
 /// An open database. The key of a piece is its offset in the file, big-endian; no two of them overlap, and
 /// what is between them is zeros. A write at the end takes nothing but pieces of its own: blocks of
@@ -22,6 +29,8 @@ pub(super) struct Pieces {
     file: fs::File,
     /// Where the last piece ends; 0 without one.
     end: AtomicU64,
+    /// Bytes that the file has on disk for certain.
+    allocated: AtomicU64,
 }
 
 impl Pieces {
@@ -40,14 +49,14 @@ impl Pieces {
             }
             Ok((db, end))
         })?;
-        let file = fs::File::open(dir.join("db"))?;
+        let file = fs::OpenOptions::new().read(true).write(true).open(dir.join("db"))?;
         if is_new {
             let synced = [dir.join("conf"), dir.join("db"), dir.to_owned()];
             for path in synced.iter().map(AsRef::as_ref).chain(dir.parent()) {
                 fs::File::open(path)?.sync_all()?;
             }
         }
-        Ok(Self { db, file, end: AtomicU64::new(end) })
+        Ok(Self { db, file, end: AtomicU64::new(end), allocated: AtomicU64::new(0) })
     }
 
     pub(super) fn end(&self) -> u64 {
@@ -57,6 +66,7 @@ impl Pieces {
     /// Writes `bytes` at `offset` of the file. What was there before goes in the same step: bytes that
     /// are written again are never gone.
     pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Result<(), Fault> {
+        self.allocate(bytes.len() as u64)?;
         let end = offset + bytes.len() as u64;
         let pieces = bytes.chunks(PIECE as usize).zip((offset..).step_by(PIECE as usize));
         catch(|| {
@@ -72,6 +82,20 @@ impl Pieces {
             self.end.fetch_max(end, Ordering::AcqRel);
             Ok(())
         })
+    }
+
+    /// Takes room for what is about to be written, and for opening the file again, should the disk be full
+    /// then.
+    fn allocate(&self, bytes: u64) -> Result<(), Fault> {
+        let wanted = (self.file.metadata()?.len() + bytes).next_multiple_of(STEP) + STEP;
+        if wanted > self.allocated.load(Ordering::Relaxed) {
+            match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, wanted) {
+                // Not every file system can.
+                Ok(()) | Err(Errno::OPNOTSUPP) => self.allocated.store(wanted, Ordering::Relaxed),
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+        Ok(())
     }
 
     /// Fills `buffer` from `offset` on, up to the end; answers how many bytes.
