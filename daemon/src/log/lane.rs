@@ -256,6 +256,12 @@ impl Lanes {
         self.lanes.iter().any(|known| known.full.load(Ordering::Acquire))
     }
 
+    /// The lane whose rule and quota its events are under: its own, or lane 0 where the config does not know
+    /// it any more.
+    pub(super) fn ruled_as(&self, lane: Lane) -> Lane {
+        self.known(lane).lane
+    }
+
     fn known(&self, lane: Lane) -> &Known {
         self.lanes.iter().find(|known| known.lane == lane).unwrap_or(&self.lanes[0])
     }

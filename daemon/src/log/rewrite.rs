@@ -29,7 +29,8 @@ pub(super) enum Fate {
     Kept,
     /// Kept, with another payload.
     Changed(Vec<u8>),
-    Gone,
+    /// It is gone, from this lane.
+    Gone(Lane),
 }
 
 /// Hands over what stands in a segment, its LSNs without gaps. What cannot be read is entered in the
@@ -228,7 +229,7 @@ impl<'a> Out<'a> {
             Item::Event(event) => match fate(&event) {
                 Fate::Kept => self.event(&event, event.payload),
                 Fate::Changed(payload) => self.event(&event, &payload),
-                Fate::Gone => self.gone(event.lane, 1),
+                Fate::Gone(lane) => self.gone(lane, 1),
             },
         }
     }

@@ -73,6 +73,7 @@ impl Log {
         let lanes: Vec<_> = self.expiring(now).collect();
         let table = self.shared.table();
         let Some((_, sealed)) = table.0.split_last() else { return false };
+        let is_older = |segment: &Segment, lane, to| self.shared.is_older(segment, lane, to);
         sealed.iter().any(|segment| lanes.iter().any(|(lane, to)| is_older(segment, *lane, *to)))
     }
 
@@ -108,7 +109,7 @@ impl Log {
         for (lane, to) in self.expiring(now) {
             let trim = Trim { shared, lane, covered };
             for segment in trim.sealed() {
-                if is_older(&segment, lane, to) {
+                if shared.is_older(&segment, lane, to) {
                     dropped += trim.drop_from(&segment, Reason::Expired)?;
                 }
             }
@@ -127,12 +128,22 @@ impl Log {
     }
 }
 
-/// Whether all events of the lane in it were received before this time, and there are any.
-fn is_older(segment: &Segment, lane: Lane, to: i64) -> bool {
-    segment.lanes().get(lane).is_some_and(|part| part.events > 0 && part.newest < to)
-}
-
 impl Shared {
+    /// What events under the rule of `lane` take in a segment: how many they are, and the newest one's time.
+    fn part(&self, segment: &Segment, lane: Lane) -> (u64, i64) {
+        let lanes = segment.lanes();
+        let ruled = lanes.iter().filter(|part| self.lanes.ruled_as(part.lane) == lane);
+        ruled.filter(|part| part.events > 0).fold((0, i64::MIN), |(events, newest), part| {
+            (events + u64::from(part.events), newest.max(part.newest))
+        })
+    }
+
+    /// Whether all events of the lane in it were received before this time, and there are any.
+    fn is_older(&self, segment: &Segment, lane: Lane, to: i64) -> bool {
+        let (events, newest) = self.part(segment, lane);
+        events > 0 && newest < to
+    }
+
     /// A lane that lacks room.
     fn pressed(&self) -> Option<Lane> {
         self.lanes.pressed(self.queue.total(self.bytes()))
@@ -175,8 +186,13 @@ impl Trim<'_> {
         sealed.iter().take_while(may_go).cloned().collect()
     }
 
+    /// Whether events of that lane are under the rule of this one.
+    fn rules(&self, lane: Lane) -> bool {
+        self.shared.lanes.ruled_as(lane) == self.lane
+    }
+
     fn has_events(&self, segment: &Segment) -> bool {
-        segment.lanes().get(self.lane).is_some_and(|part| part.events > 0)
+        self.shared.part(segment, self.lane).0 > 0
     }
 
     /// Thins the oldest segment out that is not, or drops the lane's events from the oldest one. Answers
@@ -210,10 +226,10 @@ impl Trim<'_> {
     /// Drops the lane's events from a segment.
     fn drop_from(&self, segment: &Arc<Segment>, reason: Reason) -> io::Result<u64> {
         let lanes = segment.lanes();
-        let events = lanes.get(self.lane).map_or(0, |part| u64::from(part.events));
+        let (events, _) = self.shared.part(segment, self.lane);
         self.enter(segment, reason, |_| true)?;
         let is_oldest = self.shared.table().0.first().is_some_and(|it| Arc::ptr_eq(it, segment));
-        let alone = lanes.iter().all(|part| part.lane == self.lane || part.events == 0);
+        let alone = lanes.iter().all(|part| self.rules(part.lane) || part.events == 0);
         if is_oldest && alone {
             self.shared.remove_oldest(segment)?;
             return Ok(events);
@@ -222,9 +238,11 @@ impl Trim<'_> {
         thinned.retain(|lane| *lane != self.lane);
         let lane = self.lane;
         let first = segment.header.first;
-        self.rewrite(segment, thinned, |event| match event.lane == lane && event.lsn() >= first {
-            true => Fate::Gone,
-            false => Fate::Kept,
+        self.rewrite(segment, thinned, |event| {
+            match self.rules(event.lane) && event.lsn() >= first {
+                true => Fate::Gone(lane),
+                false => Fate::Kept,
+            }
         })?;
         Ok(events)
     }
@@ -233,7 +251,7 @@ impl Trim<'_> {
         let mut thinning = Thinning::new(downsample);
         rewrite::read(self.shared, segment, |item| {
             if let Item::Event(event) = item
-                && event.lane == self.lane
+                && self.rules(event.lane)
             {
                 thinning.look(&event);
             }
@@ -246,7 +264,7 @@ impl Trim<'_> {
         let (lane, first) = (self.lane, segment.header.first);
         let mut gone = 0;
         self.rewrite(segment, thinned, |event| {
-            if event.lane != lane || event.lsn() < first {
+            if !self.rules(event.lane) || event.lsn() < first {
                 return Fate::Kept;
             }
             match kept.remove(&event.lsn()) {
@@ -254,7 +272,7 @@ impl Trim<'_> {
                 Some(None) => Fate::Kept,
                 None => {
                     gone += 1;
-                    Fate::Gone
+                    Fate::Gone(lane)
                 }
             }
         })?;
@@ -275,7 +293,7 @@ impl Trim<'_> {
         let (mut lsns, mut count): (Option<RangeInclusive<Lsn>>, u64) = (None, 0);
         rewrite::read(self.shared, segment, |item| {
             if let Item::Event(event) = item
-                && event.lane == self.lane
+                && self.rules(event.lane)
                 && event.lsn() >= self.covered.needed
                 && goes(&event)
             {

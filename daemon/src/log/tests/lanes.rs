@@ -212,6 +212,32 @@ pub(super) async fn what_is_older_than_its_lane_keeps_events_goes() {
 }
 
 #[tokio::test]
+async fn a_lane_that_the_config_does_not_know_any_more_is_under_the_rule_of_lane_0() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = with_lanes(dir.path(), WhenFull::DropOldest);
+    let (log, _) = open(&options);
+    for number in 1..=500 {
+        fill(&log, 5, number, &ALL).await;
+    }
+    log.close().await;
+    options.lanes.pop();
+    let (log, _) = open(&options);
+    assert_eq!(log.lane_usage(Lane(0)).events, 500);
+    for number in (1001..=3000u64).filter(|number| !number.is_multiple_of(10)) {
+        let mut block = block([&[number as u8; 900][..]]);
+        while let Append::Busy = log.append(&mut block) {
+            log.trim(&ALL).unwrap();
+            tokio::task::yield_now().await;
+        }
+    }
+    log.enter_gone();
+    let (_, alerts, gone) = look(&log);
+    assert!(alerts.is_empty() && gone.len() > 1000);
+    let lost: u64 = ledger(&log, Reason::Dropped).iter().map(|entry| entry.2).sum();
+    assert_eq!(lost, gone.len() as u64);
+}
+
+#[tokio::test]
 async fn a_reader_goes_on_where_a_segment_was_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(&with_lanes(dir.path(), WhenFull::DropOldest));
