@@ -2,7 +2,8 @@
 //!
 //! `fixtures/v<version>` holds segments and ledger. All were made in the same way, with segments of
 //! 4 KiB: 24 events, a commit each, in three runs of 8; from version 2 on a control record of type 9 behind
-//! each sixth event; in version 3 the second run compresses with LZ4 and the third with deflate. After the
+//! each sixth event; from version 3 on the second run compresses with LZ4 and the third with deflate; from
+//! version 4 on each seventh event is in lane 1, and the tenth is gone. After the
 //! second run a bit was flipped in the event with LSN 4, which was met in the end: it stands in the
 //! ledger. A new version adds its directory, which [`write_a_fixture`] makes, and a line to [`ALL`]; those
 //! that are there never change.
@@ -17,13 +18,26 @@ use super::super::segment::VERSION;
 use super::*;
 
 /// Version, epoch, segments, whether it has control records.
-const ALL: [(u32, u64, usize, bool); 3] = [
+const ALL: [(u32, u64, usize, bool); 4] = [
     (1, 1_177_604_557_953_738_765, 4, false),
     (2, 15_276_141_940_766_108_840, 4, true),
     (3, 10_494_387_233_508_851_726, 2, true),
+    (4, 17_696_149_442_064_365_650, 2, true),
 ];
 const EVENTS: Lsn = 24;
 const DAMAGED: Lsn = 4;
+/// From version 4 on.
+const GONE: Lsn = 10;
+
+fn lane(version: u32, lsn: Lsn) -> Lane {
+    Lane(u8::from(version >= 4 && lsn.is_multiple_of(7)))
+}
+
+/// The LSNs of the events that are there.
+fn kept(version: u32) -> Vec<Lsn> {
+    let is_kept = |lsn: &Lsn| *lsn != DAMAGED && (version < 4 || *lsn != GONE);
+    (1..=EVENTS).filter(is_kept).collect()
+}
 
 fn fixture(version: u32) -> PathBuf {
     let dir = format!("src/log/tests/fixtures/v{version}");
@@ -41,23 +55,22 @@ fn copy(version: u32, to: &Path) {
 }
 
 /// Every property of every event is what was handed in, and every control record is at its place.
-fn check(log: &Arc<Log>, epoch: u64, has_control: bool) {
+fn check(log: &Arc<Log>, version: u32, epoch: u64, has_control: bool) {
     let (mut restore, mut chunk) = (log.restore(1), Chunk::default());
-    let (mut lsn, mut lost) = (1, Vec::new());
-    let mut controls = Vec::new();
+    let (mut lsns, mut lost, mut controls) = (Vec::new(), Vec::new(), Vec::new());
     loop {
         match restore.read(&mut chunk, 1000).unwrap() {
             Read::Frames => {}
-            Read::Lost(lsns) => {
-                lsn = lsns.end() + 1;
-                lost.push(lsns);
-            }
+            Read::Lost(lsns) => lost.push(lsns),
             Read::Tail => break,
         }
         for frame in chunk.frames() {
             for event in frame.events() {
                 let event = event.unwrap();
+                let lsn = event.lsn();
+                lsns.push(lsn);
                 assert_eq!(event.id, EventId { epoch: Epoch(epoch), lane: Lane(0), lsn });
+                assert_eq!(event.lane, lane(version, lsn));
                 let unix_micros = 1_780_000_000_000_000 + lsn as i64;
                 assert_eq!(event.received, Received::Synced { unix_micros });
                 let topic = format!("plant/boiler-7/{lsn}");
@@ -68,17 +81,17 @@ fn check(log: &Arc<Log>, epoch: u64, has_control: bool) {
                 let (payload, properties) = content(lsn);
                 assert_eq!(event.properties.as_bytes(), properties);
                 assert_eq!(event.payload, payload.as_bytes());
-                lsn += 1;
             }
             for block in frame.blocks() {
                 if let Block::Control { control, body } = block.unwrap() {
                     assert_eq!(control, 9);
-                    controls.push((lsn - 1, String::from_utf8(body.to_vec()).unwrap()));
+                    controls
+                        .push((*lsns.last().unwrap(), String::from_utf8(body.to_vec()).unwrap()));
                 }
             }
         }
     }
-    assert_eq!((lsn, lost), (EVENTS + 1, vec![DAMAGED..=DAMAGED]));
+    assert_eq!((lsns, lost), (kept(version), vec![DAMAGED..=DAMAGED]));
     let expected = [6, 12, 18, 24].map(|lsn| (lsn, format!("control {lsn}")));
     assert_eq!(controls, if has_control { expected.to_vec() } else { vec![] });
 }
@@ -98,7 +111,7 @@ async fn every_version_that_was_ever_written_is_read_and_continued() {
             assert_eq!(losses.len(), 1);
             assert_eq!((&losses[0].lsns, losses[0].reason), (&(4..=4), Reason::Damaged));
             if next == EVENTS + 1 {
-                check(&log, epoch, has_control);
+                check(&log, version, epoch, has_control);
             }
             assert_eq!(log.losses(), losses, "the damage is known");
             assert_eq!(append(&log, b"new").await, next..=next, "LSNs go on");
@@ -136,7 +149,8 @@ fn every_version_is_shown_as_it_lies_there() {
         let view = View::open(&options(dir.path())).unwrap();
         assert_eq!(view.segments().len(), segments);
         let (events, lost) = read(&mut view.reader(1));
-        assert_eq!((events.len() as u64, lost), (EVENTS - 1, vec![DAMAGED..=DAMAGED]));
+        let lsns: Vec<Lsn> = events.iter().map(|(lsn, _)| *lsn).collect();
+        assert_eq!((lsns, lost), (kept(version), vec![DAMAGED..=DAMAGED]));
         for entry in fs::read_dir(fixture(version)).unwrap() {
             let path = entry.unwrap().path();
             let shown = dir.path().join("log").join(path.file_name().unwrap());
@@ -147,6 +161,8 @@ fn every_version_is_shown_as_it_lies_there() {
 
 #[test]
 fn each_fixture_is_of_the_version_that_it_says() {
+    let newest = ALL.map(|(version, ..)| version).into_iter().max();
+    assert_eq!(newest, Some(VERSION), "add a fixture of the new version, and leave the others");
     for (version, ..) in ALL {
         for entry in fs::read_dir(fixture(version)).unwrap() {
             let path = entry.unwrap().path();
@@ -186,14 +202,19 @@ async fn write_a_fixture() {
         for lsn in run as Lsn * 8 + 1..=run as Lsn * 8 + 8 {
             let (payload, properties) = content(lsn);
             let unix_micros = 1_780_000_000_000_000 + lsn as i64;
+            let topic = format!("plant/boiler-7/{lsn}");
             let mut block = BlockBuilder::new("boiler-7", Received::Synced { unix_micros });
-            block.push(&Draft {
-                topic: &format!("plant/boiler-7/{lsn}"),
+            let event = Draft {
+                topic: &topic,
                 qos: [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce][lsn as usize % 3],
                 retain: lsn.is_multiple_of(5),
                 properties: Properties::new(&properties),
                 payload: payload.as_bytes(),
-            });
+            };
+            match lsn {
+                GONE => block.push_gone(Lane(1), 1),
+                _ => block.push_in(lane(VERSION, lsn), &event),
+            }
             let Append::Accepted(commit) = log.append(&mut block) else { panic!("refused") };
             commit.await.unwrap();
             if lsn.is_multiple_of(6) {
