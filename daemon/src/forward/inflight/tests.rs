@@ -102,6 +102,27 @@ fn what_flies_holds_up_all_streams_that_its_own_was_divided_into() {
     assert_eq!(next(&mut in_flight).unwrap().1, 6);
 }
 
+#[test]
+fn what_flies_goes_before_the_newest_events_of_its_sources_and_is_not_theirs() {
+    let mut in_flight = InFlight::new(4);
+    let (a, b, live, later) = (Partitions::one(0), Partitions::one(1), StreamId(2), StreamId(3));
+    in_flight.push(batch(a, &[1]), ONE, RANK);
+    let (flight, _) = next(&mut in_flight).unwrap();
+    in_flight.precede(ONE, live);
+    assert_eq!(in_flight.first(live), None, "it does not hold the cursor back");
+    in_flight.push(batch(a, &[8]), live, FIRST);
+    in_flight.push(batch(b, &[9]), live, FIRST);
+    assert_eq!(next(&mut in_flight).unwrap().1, 9);
+    assert!(next(&mut in_flight).is_none());
+    // Divided once more before it is answered.
+    assert_eq!(in_flight.withdraw(live).len(), 1);
+    in_flight.precede(live, later);
+    in_flight.push(batch(a, &[11]), later, FIRST);
+    assert!(next(&mut in_flight).is_none());
+    in_flight.done(flight);
+    assert_eq!(next(&mut in_flight).unwrap().1, 11);
+}
+
 proptest! {
     /// Events of random partitions, in batches of random size, answered in random order.
     #[test]

@@ -118,6 +118,36 @@ async fn the_newest_events_go_first_and_the_backlog_follows_as_history() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_events_wait_for_what_flies_of_their_sources() {
+    let bus = Bus::open().await;
+    bus.rules(|rules| rules.always = Some(Reply::Status(503)));
+    let mut gateway = Gateway::new(&bus, |config, http| {
+        config.drain = Drain::LiveFirst;
+        config.max_in_flight = 2;
+        config.batch.max_events = 10;
+        http.timeout = Span::milliseconds(500);
+    });
+    gateway.shared.late_after = Some(LATE);
+    let handle = gateway.start();
+    outage(&gateway, &handle, 30).await;
+    // One request is answered, and shows that the bus is back; the other one is not, for a while.
+    bus.rules(|rules| {
+        rules.always = None;
+        rules.script.extend([Reply::Status(202), Reply::Hang]);
+    });
+    eventually("the sink has several streams", || handle.status().streams.len() > 1).await;
+    for source in 0..4 {
+        gateway.publish(&format!("s{source}"), numbers(30..40)).await;
+    }
+    bus.until(160).await;
+    for (source, data) in of(&bus.arrived(), false) {
+        let numbers: Vec<usize> = data.iter().map(|n| n.parse().unwrap()).collect();
+        assert!(numbers.is_sorted(), "{source}: {numbers:?}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lanes_of_a_higher_priority_go_first_and_the_streams_become_one_again() {
     let bus = Bus::closed().await;
     let mut gateway = behind(&bus, Drain::InOrder, |config| {
