@@ -88,7 +88,6 @@ async fn the_newest_events_go_first_and_the_backlog_follows_as_history() {
     assert!(arrived.len() < 440, "the backlog has not gone before them");
     let status = handle.status();
     assert!(status.streams.iter().any(|stream| stream.backlog && stream.lag_events > 0));
-    assert!(status.cursor >= gateway.shared.cursors.get("cloud").unwrap());
     let mut registry = prometheus_client::registry::Registry::default();
     gateway.shared.metrics.register(&mut registry);
     let shown = || {
