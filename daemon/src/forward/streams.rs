@@ -171,6 +171,7 @@ impl Streams {
         let to = self.live_first.then_some(live);
 
         let mut rest = self.list.remove(at);
+        let cursor = rest.cursor;
         let intake = self.source.intake(Span { from, to, lanes: last }, again.share());
         (rest.lanes, rest.to, rest.tail, rest.keeps_up) = (last, to, None, false);
         rest.priority = self.source.rules.priority(last);
@@ -179,6 +180,10 @@ impl Streams {
         for lanes in classes {
             let part = self.open(Span { from, to, lanes }, again.share(), now);
             in_flight.divide(id, part);
+            // What flies is not done with, and it may be read before the cursors move.
+            if let Some(part) = self.get_mut(part) {
+                part.cursor = cursor;
+            }
         }
         if self.live_first {
             // What flies is not historical: the newest events of its sources come after it.
