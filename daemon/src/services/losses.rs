@@ -85,7 +85,7 @@ impl Losses {
         let mut entered = self.log.watch_losses();
         loop {
             entered.mark_unchanged();
-            let new = self.new();
+            let new = self.untold();
             for losses in new.chunks(MOST) {
                 self.tell(losses).await;
             }
@@ -97,7 +97,7 @@ impl Losses {
     }
 
     /// The entries that were not told.
-    fn new(&mut self) -> Vec<Loss> {
+    fn untold(&mut self) -> Vec<Loss> {
         let entries = self.log.losses();
         let keys: BTreeSet<_> = entries.iter().map(key).collect();
         let (told, merged): (Vec<_>, Vec<_>) = entries
@@ -106,7 +106,7 @@ impl Losses {
             .partition(|loss| self.was_told(loss));
         // What the ledger does not have any more, nobody has to remember.
         let old: Vec<_> = self.told.difference(&keys).copied().collect();
-        self.note(told.iter().map(key).collect(), old);
+        self.note(&told.iter().map(key).collect::<Vec<_>>(), &old);
         merged
     }
 
@@ -142,7 +142,7 @@ impl Losses {
             }
             self.log.room_for(block.lanes()).await;
         }
-        self.note(losses.iter().map(key).collect(), Vec::new());
+        self.note(&losses.iter().map(key).collect::<Vec<_>>(), &[]);
     }
 
     fn write(&self, loss: &Loss, block: &mut BlockBuilder) {
@@ -192,7 +192,7 @@ impl Losses {
     }
 
     /// Remembers what was told, and forgets what is no more.
-    fn note(&mut self, told: Vec<[u8; KEY]>, old: Vec<[u8; KEY]>) {
+    fn note(&mut self, told: &[[u8; KEY]], old: &[[u8; KEY]]) {
         if told.is_empty() && old.is_empty() {
             return;
         }
@@ -201,7 +201,7 @@ impl Losses {
         if let Err(why) = self.notes.change(removes.chain(adds).collect()) {
             warn!(%why, "what was told of the losses may be told again");
         }
-        for key in &old {
+        for key in old {
             self.told.remove(key);
         }
         self.told.extend(told);

@@ -13,7 +13,7 @@ const PINGRESP: [u8; 2] = [0xd0, 0];
 const QUOTA_EXCEEDED: u8 = 0x97;
 /// Of the small lane.
 const LANE: Lane = Lane(1);
-const LARGE: [u8; 60_000] = [b'x'; 60_000];
+static LARGE: [u8; 60_000] = [b'x'; 60_000];
 
 /// A log with room, in which a lane for `t/#` has little.
 async fn broker(when_full: WhenFull) -> Broker {
