@@ -243,3 +243,38 @@ fn a_full_lane_that_drops_what_is_new_acknowledges_it_and_says_so() {
     assert_eq!(arrived + dropped, all);
     gateway.stop();
 }
+
+#[test]
+fn a_full_lane_that_drops_its_oldest_refuses_nobody_and_keeps_the_newest() {
+    const EVENTS: u16 = 600;
+    let (mut receiver, mut gateway, http) = start("drop-oldest");
+    let mut wire = Wire::client(gateway.mqtt(), Version::V5, "publisher");
+    for id in 1..=EVENTS {
+        let payload = format!("{{\"number\":{id},\"pad\":\"{}\"}}", "x".repeat(4_000));
+        wire.send(&publish(Version::V5, 1, TELEMETRY, id, payload.as_bytes()));
+        assert_eq!(reason(wire.answer()), 0);
+    }
+    for version in VERSIONS {
+        let topic = format!("alerts/by-hand/{version}");
+        mosquitto_pub(gateway.mqtt(), &["-V", version, "-q", "1", "-t", &topic, "-m", "hot"]);
+    }
+    assert_eq!(post(http, "plant/boiler-7/telemetry/t").status, 202);
+    let telemetry = lane(&gateway, "telemetry");
+    assert!(telemetry["bytes"].as_u64() <= telemetry["max-bytes"].as_u64(), "{telemetry}");
+    assert_eq!(gateway.metric("tidegate_publishes_refused_total"), 0.0);
+    assert_eq!(gateway.status()["problems"], json!([]));
+
+    receiver.restart();
+    eventually("what was kept is upstream", LATER, || gateway.lag("lag-events") == 0);
+    let (mut numbers, mut alerts) = (Vec::new(), 0);
+    receiver.each_event(|event| {
+        numbers.extend(event["data"]["number"].as_u64());
+        alerts += u64::from(event["subject"].as_str().unwrap().starts_with("alerts/by-hand/"));
+    });
+    let dropped = lane(&gateway, "telemetry")["dropped"].as_u64().unwrap();
+    assert_eq!((numbers.last(), alerts), (Some(&u64::from(EVENTS)), 2));
+    assert!(numbers.is_sorted() && dropped > 300, "{dropped} dropped; {numbers:?}");
+    // What the sink had in hand when it was dropped arrives all the same.
+    assert!(numbers.len() as u64 + dropped >= u64::from(EVENTS), "{dropped} dropped; {numbers:?}");
+    gateway.stop();
+}
