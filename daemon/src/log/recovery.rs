@@ -424,7 +424,8 @@ impl Place<'_> {
 
     /// Makes durable what is about to be served and continued. What a crash of the process alone left
     /// in the page cache may not be on disk, and after a failed fdatasync the kernel calls it clean all
-    /// the same: so header and last frame are written again.
+    /// the same: so header and last frame are written again. The header then says the version of what is
+    /// added to it, and both its copies are sound.
     fn settle(
         &self,
         file: &Found,
