@@ -25,7 +25,7 @@ const LENGTH: &str = "length";
 /// In its directory: room for the snapshot that sled writes when it opens it, where the disk is full.
 const RESERVE: &str = "reserve";
 /// Bytes of that: sled takes about one for two KiB.
-const RESERVED: [u8; 32 << 10] = [0x5a; 32 << 10];
+static RESERVED: [u8; 32 << 10] = [0x5a; 32 << 10];
 /// To the log, what sled cannot read is a sector that the disk cannot read.
 const EIO: i32 = 5;
 
