@@ -104,7 +104,8 @@ fn a_log_that_is_full_is_unhealthy_until_there_is_room() {
         wire.send(&publish(Version::V5, 1, b"a", id, &payload));
         let (first, body) = wire.answer().unwrap();
         assert_eq!(first, PUBACK);
-        body.get(2) == Some(&0x97)
+        // What was acknowledged a moment ago may still count twice: then there is room again.
+        body.get(2) == Some(&0x97) && !status(&gateway, &["-q"]).status.success()
     });
     assert!(refused);
     for arguments in [&[][..], &["--quiet"]] {
