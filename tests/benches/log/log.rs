@@ -56,9 +56,13 @@ impl Ours {
 impl Engine for Ours {
     fn commit(&mut self, group: &[Event]) {
         payload::block(&mut self.block, group);
-        let commit = match self.log.append(&mut self.block) {
-            Append::Accepted(commit) => commit,
-            refused => panic!("the log refuses: {refused:?}"),
+        let commit = loop {
+            match self.log.append(&mut self.block) {
+                Append::Accepted(commit) => break commit,
+                // A large one was answered, and is still counted.
+                Append::Busy => wait(self.log.room(self.block.len())),
+                refused => panic!("the log refuses: {refused:?}"),
+            }
         };
         self.finish();
         self.under_way = Some(commit);
