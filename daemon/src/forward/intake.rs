@@ -162,20 +162,6 @@ impl Intake {
         self.span.lanes = self.span.lanes.union(lanes);
     }
 
-    /// Reads what `next` would, which is at nothing yet, behind its own range, and nothing between.
-    /// Answers where that ends.
-    pub(super) fn extend(&mut self, next: &Self) -> Option<Lsn> {
-        let (end, to) = (self.span.to?, next.span.to?);
-        // There is one range with gaps, not two.
-        if end > next.next || self.again.until > self.next || next.again.from > next.next {
-            return None;
-        }
-        let until = next.again.until.max(next.next);
-        self.again = Again { from: end, until, lsns: Arc::clone(&next.again.lsns) };
-        self.span.to = Some(to);
-        Some(to)
-    }
-
     /// What of the range, beside `given_back`, is still to be read again.
     pub(super) fn again(&self, mut given_back: Vec<Lsn>) -> Again {
         given_back.extend(self.again.lsns.iter().filter(|lsn| **lsn >= self.next));

@@ -18,8 +18,6 @@ use crate::state::{MAX_SPANS, Span};
 const READ_AGAIN: Duration = Duration::from_secs(1);
 /// How far, in LSNs, reading may be ahead of the cursor: what a crash repeats at most.
 const MAX_AHEAD: u64 = 1 << 20;
-/// LSNs between two ranges of a backlog that are still saved as one: a crash repeats them, too.
-const MAX_GAP: u64 = 4096;
 
 #[derive(Debug)]
 pub(super) struct Streams {
@@ -125,7 +123,6 @@ impl Streams {
         now: Instant,
     ) -> bool {
         self.list.retain(|stream| stream.to.is_none() || !stream.is_over(in_flight));
-        self.join_ranges(in_flight);
         let mut divided = false;
         // While the bus takes nothing, nothing is gained; and more comes until it does.
         if !is_held_back {
@@ -192,30 +189,6 @@ impl Streams {
             in_flight.precede(id, live);
         }
         self.sort();
-        Some(())
-    }
-
-    /// Makes one stream of a range of a backlog and the one that comes after it, unless that is begun.
-    fn join_ranges(&mut self, in_flight: &InFlight) {
-        let mut at = 1;
-        while at < self.list.len() {
-            match self.join(at, in_flight) {
-                Some(()) => drop(self.list.remove(at)),
-                None => at += 1,
-            }
-        }
-    }
-
-    fn join(&mut self, at: usize, in_flight: &InFlight) -> Option<()> {
-        let (before, after) = self.list.split_at_mut(at);
-        let (first, second) = (before.last_mut()?, after.first()?);
-        let (ahead, behind) = (first.intake.as_mut()?, second.intake.as_ref()?);
-        let is_begun = in_flight.first(second.id).is_some() || behind.opens.first().is_some();
-        let gap = behind.next().saturating_sub(first.to?);
-        if is_begun || first.lanes != second.lanes || gap > MAX_GAP {
-            return None;
-        }
-        first.to = Some(ahead.extend(behind)?);
         Some(())
     }
 
