@@ -23,6 +23,7 @@ pub mod ballast;
 mod checkpoint;
 mod cursors;
 mod guard;
+mod notes;
 mod restore;
 pub mod retention;
 pub mod room;
@@ -43,6 +44,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 pub use cursors::{Cursors, LaneSet, MAX_SPANS, Span};
+pub use notes::Notes;
 
 use crate::log::{FileSystem, Storage, is_full};
 use checkpoint::{Bytes, Item};
@@ -90,13 +92,6 @@ struct Model {
     control: AtomicU64,
     /// Held while the tree is changed, or copied into a checkpoint.
     changing: Mutex<()>,
-}
-
-/// Keys and values that have nothing to do with a place in the log.
-#[derive(Debug, Clone)]
-pub struct Notes {
-    table: Table,
-    changes: Arc<Mutex<u64>>,
 }
 
 /// How much of the log is not needed to rebuild something.
@@ -303,8 +298,7 @@ impl State {
     /// What somebody notes down for itself under `name`, and would not lose with a power cut for the
     /// worst: it counts in no [`State::checkpoint`]'s answer.
     pub fn notes(&self, name: &str) -> Result<Notes, StateError> {
-        let table = self.inner.store.table(&format!("{NOTES}{name}"))?;
-        Ok(Notes { changes: Arc::new(Mutex::new(table.version()?.unwrap_or_default())), table })
+        Notes::open(&self.inner.store, &format!("{NOTES}{name}"))
     }
 
     /// The sinks' cursors.
@@ -379,22 +373,6 @@ impl State {
     /// What went wrong first with the database, if something did: nothing is saved since.
     pub fn failure(&self) -> Option<&str> {
         self.inner.store.failure()
-    }
-}
-
-impl Notes {
-    /// Everything in it.
-    pub fn load(&self) -> Result<Vec<Entry>, StateError> {
-        let mut entries = Vec::new();
-        self.table.scan(|key, value| entries.push((key.to_vec(), value.to_vec())))?;
-        Ok(entries)
-    }
-
-    /// Makes the changes, in one atomic step.
-    pub fn change(&self, changes: Vec<Change>) -> Result<(), StateError> {
-        let mut number = lock(&self.changes);
-        *number += 1;
-        self.table.apply(changes, *number)
     }
 }
 

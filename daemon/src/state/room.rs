@@ -1,12 +1,19 @@
 //! What the log may take on disk: `log.max-size` is for everything that the gateway keeps, and `log.min-free`
 //! stays free for others.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use walk::bytes_in;
-
 use crate::log::Log;
+
+/// Folders in folders that are looked into.
+const DEEP: u32 = 8;
+/// What a file's blocks are counted in.
+const BLOCK: u64 = 512;
+/// On a small file system no more than one part of so many stays free.
+const SMALL_PART: u64 = 16;
 
 /// Where to look.
 #[derive(Debug, Clone)]
@@ -30,38 +37,25 @@ impl Room {
     }
 }
 
-/// On a small file system no more than one part of so many stays free.
-const SMALL_PART: u64 = 16;
-
 /// Bytes free for us, and of the whole file system.
 fn free(dir: &Path) -> Option<(u64, u64)> {
     let disk = rustix::fs::statvfs(dir).ok()?;
     Some((disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
 }
 
-mod walk {
-    use std::fs;
-    use std::os::unix::fs::MetadataExt;
-    use std::path::Path;
-
-    /// Folders in folders that are looked into.
-    const DEEP: u32 = 8;
-    const BLOCK: u64 = 512;
-
-    /// Bytes that the files in a folder take on disk. What goes meanwhile, or cannot be looked at, does not
-    /// count.
-    pub(super) fn bytes_in(dir: &Path) -> u64 {
-        fn within(dir: &Path, deep: u32) -> u64 {
-            let Ok(entries) = fs::read_dir(dir) else { return 0 };
-            let bytes = |entry: fs::DirEntry| match entry.metadata() {
-                Ok(it) if it.is_dir() && deep > 0 => within(&entry.path(), deep - 1),
-                Ok(it) => it.blocks() * BLOCK,
-                Err(_) => 0,
-            };
-            entries.flatten().map(bytes).sum()
-        }
-        within(dir, DEEP)
+/// Bytes that the files in a folder take on disk. What goes meanwhile, or cannot be looked at, does not
+/// count.
+fn bytes_in(dir: &Path) -> u64 {
+    fn within(dir: &Path, deep: u32) -> u64 {
+        let Ok(entries) = fs::read_dir(dir) else { return 0 };
+        let bytes = |entry: fs::DirEntry| match entry.metadata() {
+            Ok(it) if it.is_dir() && deep > 0 => within(&entry.path(), deep - 1),
+            Ok(it) => it.blocks() * BLOCK,
+            Err(_) => 0,
+        };
+        entries.flatten().map(bytes).sum()
     }
+    within(dir, DEEP)
 }
 
 #[cfg(test)]

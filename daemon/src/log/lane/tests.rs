@@ -1,3 +1,4 @@
+use tidegate_event::Filter;
 use tidegate_event::record::InLane;
 
 use super::*;

@@ -102,8 +102,7 @@ async fn every_version_that_was_ever_written_is_read_and_continued() {
         println!("version {version}");
         let dir = tempfile::tempdir().unwrap();
         copy(version, dir.path());
-        let mut next = EVENTS + 1;
-        for _ in 0..2 {
+        for next in EVENTS + 1..=EVENTS + 2 {
             let (log, recovery) = open(&options(dir.path()));
             assert_eq!((recovery.torn_bytes, recovery.set_aside.len()), (0, 0));
             assert!(log.usage().segments >= segments);
@@ -115,7 +114,6 @@ async fn every_version_that_was_ever_written_is_read_and_continued() {
             }
             assert_eq!(log.losses(), losses, "the damage is known");
             assert_eq!(append(&log, b"new").await, next..=next, "LSNs go on");
-            next += 1;
             log.close().await;
         }
         let (log, _) = open(&options(dir.path()));

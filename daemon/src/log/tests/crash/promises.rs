@@ -96,11 +96,14 @@ impl Policy {
         let rule = |when_full| Rule { when_full, ..Rule::default() };
         let other = LaneOptions {
             name: "other".into(),
-            max_size: Some(12 << 10),
+            max_size: Some(3 << 10),
             rule: rule(WhenFull::DropOldest),
             ..LaneOptions::default_lane()
         };
-        vec![LaneOptions { rule: rule(default), ..LaneOptions::default_lane() }, other]
+        // A few segments, so that room is made again and again.
+        let max_size = Some(14 << 10);
+        let default = LaneOptions { max_size, rule: rule(default), ..LaneOptions::default_lane() };
+        vec![default, other]
     }
 }
 
@@ -247,7 +250,7 @@ impl Promises {
     }
 
     /// Whether the entry says that the event is lost.
-    fn is_lost(&self, loss: &Loss, lsn: Lsn, said: &Said) -> bool {
+    pub(super) fn is_lost(&self, loss: &Loss, lsn: Lsn, said: &Said) -> bool {
         let on_purpose = [Reason::Dropped, Reason::Thinned].contains(&loss.reason);
         loss.lsns.contains(&lsn) && (!on_purpose || loss.lane == self.lane(said))
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidegate_event::record::write_control;
+use tidegate_event::record::{Item, write_control};
 
 use super::super::super::frame;
 use super::super::super::scan::{Frames, Scan, Step};
@@ -109,7 +109,8 @@ impl World {
         let said: Vec<Said> = (0..self.rng.usize(1..4)).map(|_| self.said()).collect();
         let mut block = block([]);
         for said in &said {
-            let payload = said.encode(self.rng.usize(..500));
+            let most = if self.promises().policy.drops() { 1200 } else { 500 };
+            let payload = said.encode(self.rng.usize(..most));
             let (topic, qos, retain) = ("plant/boiler-7", Qos::AtLeastOnce, false);
             let properties = Properties::default();
             let draft = Draft { topic, qos, retain, properties, payload: &payload };
@@ -161,12 +162,26 @@ impl World {
             }
             Read::Tail => return,
         }
-        for event in chunk.frames().flat_map(|frame| frame.events()) {
-            let event = event.unwrap();
+        let losses = self.opened().log.losses();
+        for item in chunk.frames().flat_map(|frame| frame.items()) {
             let mut promises = self.promises();
-            let said = Said::decode(event.payload);
-            assert_eq!(promises.stored.get(&event.lsn()), Some(&said));
-            promises.delivered[sink] = promises.delivered[sink].max(event.lsn());
+            let last = match item.unwrap() {
+                Item::Event(event) => {
+                    let said = Said::decode(event.payload);
+                    assert_eq!(promises.stored.get(&event.lsn()), Some(&said));
+                    event.lsn()
+                }
+                Item::Gone { first, count, .. } => {
+                    let last = first + u64::from(count) - 1;
+                    let from = first.max(promises.delivered[sink] + 1);
+                    for (lsn, said) in promises.stored.range(from..=last.max(from)) {
+                        let is_told = losses.iter().any(|loss| promises.is_lost(loss, *lsn, said));
+                        assert!(is_told || *lsn > last, "{lsn} is gone, and in no entry");
+                    }
+                    last
+                }
+            };
+            promises.delivered[sink] = promises.delivered[sink].max(last);
         }
         if self.rng.u8(..4) > 0 {
             let next = self.sinks[sink].position();
@@ -200,7 +215,7 @@ impl World {
         let retained = state.tree(RETAINED).unwrap();
         retained.apply(changes(&self.retained), seen.max(retained.applied())).unwrap();
         self.saved();
-        if self.rng.bool() {
+        if self.promises().policy.drops() || self.rng.bool() {
             let sessions = state.tree(SESSIONS).unwrap();
             sessions.apply(changes(&self.sessions), log.committed()).unwrap();
             sessions.needs_control(mark);
@@ -227,8 +242,12 @@ impl World {
         drop(retention::free(&log, &state, || false, before, self.rng.bool()));
     }
 
-    /// The oldest events of full lanes go.
+    /// The oldest events of full lanes go, most often as soon as the read models have them.
     fn make_room(&mut self) {
+        if self.rng.u8(..4) > 0 {
+            (0..20).for_each(|_| self.apply());
+            self.save();
+        }
         let (log, state) = (Arc::clone(&self.opened().log), self.opened().state.clone());
         let cursors = SINKS.map(|name| state.cursors().get(name).unwrap_or_default());
         let needed = cursors.into_iter().min().unwrap_or_default();
