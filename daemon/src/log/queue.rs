@@ -1,70 +1,25 @@
 //! Between the appenders and the writer: frames that fill while the one before them is synced.
 
+mod batch;
+mod need;
+
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidegate_event::record::{InLane, InLanes};
-use tidegate_event::{Lane, Lsn};
+use tidegate_event::record::InLanes;
 use tokio::sync::{Notify, oneshot};
 
 use super::lane::{Lanes, NoRoom};
-use super::{NotStored, frame, segment};
+use super::{frame, segment};
 use crate::progress::Progress;
+pub(super) use batch::{Answer, Batch};
+pub(super) use need::{Bounds, Need};
 
 /// Blocks that wait may take this many times `max_bytes` before appenders are refused.
 const WAITING: usize = 4;
 /// Emptied frames kept for the next ones: while one is written, one fills.
 const SPARE: usize = 2;
-
-/// What becomes of a block.
-pub(super) type Answer = Result<RangeInclusive<Lsn>, NotStored>;
-
-/// A frame that fills. The front of `bytes` is left free for its header.
-#[derive(Debug)]
-pub(super) struct Batch {
-    pub(super) bytes: Vec<u8>,
-    pub(super) count: u32,
-    pub(super) flags: u32,
-    /// What its events take in each lane.
-    pub(super) lanes: InLanes,
-    waiting: Vec<(u32, oneshot::Sender<Answer>)>,
-    since: Instant,
-}
-
-impl Batch {
-    fn new() -> Self {
-        Self {
-            bytes: vec![0; frame::HEADER_LEN],
-            count: 0,
-            flags: 0,
-            lanes: InLanes::default(),
-            waiting: Vec::new(),
-            since: Instant::now(),
-        }
-    }
-
-    /// Answers everybody who waits: the events begin at `first`. Control records get an empty range.
-    pub(super) fn stored(&mut self, mut first: Lsn) {
-        for (count, answer) in self.waiting.drain(..) {
-            let end = first + u64::from(count);
-            // Nobody waits any more: a connection that was closed meanwhile.
-            let _ = answer.send(Ok(first..=end.saturating_sub(1)));
-            first = end;
-        }
-    }
-
-    fn recycle(&mut self, max_bytes: usize) {
-        self.waiting.clear();
-        self.bytes.truncate(frame::HEADER_LEN);
-        if self.bytes.capacity() > 2 * max_bytes {
-            self.bytes.shrink_to(max_bytes);
-        }
-        (self.count, self.flags) = (0, 0);
-        self.lanes.clear();
-    }
-}
 
 /// What the writer is to do.
 #[derive(Debug)]
@@ -86,54 +41,6 @@ pub(super) enum Refusal {
     Pressed,
     Busy,
     Unavailable,
-}
-
-/// What blocks need.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Need {
-    bytes: u64,
-    /// In each lane; nothing where they are control blocks.
-    lanes: InLanes,
-}
-
-impl Need {
-    /// A block of so many bytes, which takes this in each lane.
-    pub(super) fn events(block: usize, lanes: &InLanes) -> Self {
-        Self { bytes: (frame::HEADER_LEN + block) as u64, lanes: lanes.clone() }
-    }
-
-    /// A block of so many bytes in lane 0.
-    pub(super) fn in_lane_0(block: u64) -> Self {
-        let all = InLane { lane: Lane(0), events: 1, gone: 0, bytes: block, newest: i64::MIN };
-        Self::events(block as usize, &std::iter::once(all).collect())
-    }
-
-    /// Control blocks of this many bytes.
-    pub(super) fn control(blocks: usize) -> Self {
-        Self::events(blocks, &InLanes::default())
-    }
-
-    /// Whether it brings events; otherwise it may take a segment more than others.
-    fn has_events(&self) -> bool {
-        self.lanes.iter().any(|part| part.events > 0)
-    }
-}
-
-/// The bounds, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) max_size: u64,
-    pub(super) segment_size: u64,
-    pub(super) max_bytes: usize,
-    pub(super) max_delay: Duration,
-}
-
-impl Bounds {
-    /// Bytes on disk beyond which blocks are refused. Control records have a segment more, so that
-    /// a log full of events keeps no handshake waiting; so have events that are gone.
-    fn limit(&self, need: &Need, max_size: u64) -> u64 {
-        if need.has_events() { max_size } else { max_size + self.segment_size }
-    }
 }
 
 #[derive(Debug)]
@@ -273,6 +180,7 @@ impl Queue {
         if !joins {
             let mut batch = state.spare.pop().unwrap_or_else(Batch::new);
             batch.since = Instant::now();
+            batch.counted = frame::HEADER_LEN;
             state.bytes += frame::HEADER_LEN;
             state.frames.push_back(batch);
         }
@@ -280,6 +188,7 @@ impl Queue {
         let (answer, commit) = oneshot::channel();
         if let Some(batch) = state.frames.back_mut() {
             batch.bytes.extend_from_slice(block);
+            batch.counted += block.len();
             batch.count += count;
             batch.flags |= flags;
             batch.lanes.extend(parts);
@@ -349,12 +258,18 @@ impl Queue {
         Progress { steps: state.steps, has_work: state.working || waits }
     }
 
+    /// It counts as on disk from now on: to be called before anybody is answered, who may have more that
+    /// has to fit.
+    pub(super) fn on_disk(&self, batch: &mut Batch) {
+        let mut state = self.lock();
+        state.bytes = state.bytes.saturating_sub(std::mem::take(&mut batch.counted));
+    }
+
     /// A frame is written, or given up: whoever still waits for it is told that it is not stored.
     pub(super) fn done(&self, mut batch: Batch) {
-        let bytes = batch.bytes.len();
+        self.on_disk(&mut batch);
         batch.recycle(self.bounds.max_bytes);
         let mut state = self.lock();
-        state.bytes = state.bytes.saturating_sub(bytes);
         if state.spare.len() < SPARE {
             state.spare.push(batch);
         }

@@ -205,6 +205,7 @@ impl Writer {
             shared.watch.send_replace(self.next - 1);
         }
         shared.disk_full.store(false, Ordering::Release);
+        shared.queue.on_disk(batch);
         batch.stored(self.next - u64::from(batch.count));
         self.delay = FIRST_RETRY;
     }

@@ -6,16 +6,21 @@
 
 use std::io;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{error, warn};
 
 use super::StateError;
 use super::store::{Sled, Store};
-use crate::database::{self, attempt, entries};
+use crate::database::{self, Fault, attempt, entries};
 
 /// How the name of a directory begins that was set aside.
 const QUARANTINE: &str = "quarantine-";
+/// A database that this process gave up a moment ago, or could not open, is let go of by sled's own
+/// threads, within this time.
+const LET_GO: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How the store came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +36,13 @@ pub(super) enum Found {
 /// Opens `dir/db`.
 pub(super) fn open(dir: &Path) -> Result<(Store, Found), StateError> {
     let db = dir.join("db");
-    match database::open(&db, 1, Sled::open) {
+    let begin = Instant::now();
+    let mut opened = database::open(&db, 1, Sled::open);
+    while opened.as_ref().is_err_and(Fault::is_lock) && begin.elapsed() < LET_GO {
+        sleep(LOOK_AGAIN);
+        opened = database::open(&db, 1, Sled::open);
+    }
+    match opened {
         Ok(sled) => return Ok((Store::Sled(sled), Found::Fine)),
         Err(fault) if fault.is_lock() => return Err(StateError::InUse { dir: db }),
         Err(why) => warn!(dir = %db.display(), %why, "the state database does not open"),
