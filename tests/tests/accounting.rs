@@ -20,14 +20,14 @@ const KILLS: usize = 5;
 const RATE: u64 = 8_000;
 
 /// `log.max-size`: of all that the daemon keeps on disk.
-const MAX_SIZE: u64 = 8 << 20;
+const MAX_SIZE: u64 = 16 << 20;
 
 const CONFIG: &str = r#"
 [limits]
 max-packet-size = "16KiB"
 
 [log]
-max-size = "8MiB"
+max-size = "16MiB"
 segment-size = "128KiB"
 ballast = "1MiB"
 max-quarantine = "1MiB"

@@ -3,9 +3,10 @@
 use tidegate_event::Lane;
 use tidegate_event::record::{InLane, InLanes};
 
-use super::Log;
 use super::lane::NoRoom;
 use super::queue::Refusal;
+use super::shared::Shared;
+use super::{Admission, Log};
 
 /// Why events are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,12 +19,24 @@ pub enum Refusing {
     DiskFails,
 }
 
+impl Shared {
+    /// Whether lane 0 refuses events because the file system has no room, though `max_size` is not used up.
+    pub(super) fn is_short_for_all(&self) -> bool {
+        self.lanes.is_disk_short() && self.lanes.admission(Lane(0)) == Admission::Refuses
+    }
+}
+
 impl Log {
     /// Why events are refused now, if they are. A full log refuses from the first event on that did not
     /// fit, until there is room for it.
     pub fn refusing(&self) -> Option<Refusing> {
         let disk_full = self.is_disk_full();
-        match self.shared.queue.refusal(self.shared.bytes(), &self.shared.lanes)? {
+        let refusal = self.shared.queue.refusal(self.shared.bytes(), &self.shared.lanes);
+        // Most are refused before they are appended.
+        if refusal.is_none() && self.shared.is_short_for_all() {
+            return Some(Refusing::DiskFull);
+        }
+        match refusal? {
             Refusal::Full if self.shared.lanes.is_disk_short() => Some(Refusing::DiskFull),
             Refusal::Full => Some(Refusing::Full),
             Refusal::Unavailable if disk_full => Some(Refusing::DiskFull),

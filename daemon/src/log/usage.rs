@@ -68,8 +68,10 @@ impl Log {
 
     /// Whether events are refused because the disk is full, but for what stays free for others, though `max_size` is not used up.
     pub fn is_disk_full(&self) -> bool {
-        let is_used_up = || self.shared.lanes.is_disk_short() && self.shared.queue.is_wanted();
-        self.shared.disk_full.load(Ordering::Acquire) || is_used_up()
+        let Shared { lanes, queue, disk_full, .. } = &*self.shared;
+        disk_full.load(Ordering::Acquire)
+            || (lanes.is_disk_short() && queue.is_wanted())
+            || self.shared.is_short_for_all()
     }
 
     /// Damaged places that cost control records and no event, met since the log was opened.

@@ -159,6 +159,7 @@ impl Retention {
         let mut looked_at = Instant::now();
         let mut entered_at = Instant::now();
         let mut measured_at: Option<Instant> = None;
+        let mut others: Option<u64> = None;
         let mut failed_at: Option<Instant> = None;
         let mut ballast_at: Option<Instant> = None;
         loop {
@@ -193,13 +194,17 @@ impl Retention {
             if urgent || expired.is_some() || self.log.is_pressed() {
                 self.make_room(expired).await;
             }
-            if measured_at.is_none_or(|at| at.elapsed() >= MEASURE)
-                && let Some(room) = self.room.clone()
-            {
-                measured_at = Some(Instant::now());
+            if let Some(room) = self.room.clone() {
+                let all = measured_at.is_none_or(|at| at.elapsed() >= MEASURE);
+                if all {
+                    measured_at = Some(Instant::now());
+                }
                 let log = Arc::clone(&self.log);
+                let known = others;
+                let task =
+                    tokio::task::spawn_blocking(move || room.measure(&log, known.filter(|_| !all)));
                 // It does not panic; and if it does, the next one tells.
-                let _ = tokio::task::spawn_blocking(move || room.measure(&log)).await;
+                others = task.await.ok().or(others);
             }
             if entered_at.elapsed() >= ENTER {
                 entered_at = Instant::now();

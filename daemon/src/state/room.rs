@@ -25,15 +25,18 @@ pub struct Room {
 }
 
 impl Room {
-    /// Looks how much other files take, and how much is free, and tells the log. Waits for the disk.
-    pub(super) fn measure(&self, log: &Arc<Log>) {
+    /// Looks how much is free, and how much other files take where that is not `known`, and tells the log.
+    /// Answers what they take. Waits for the disk.
+    pub(super) fn measure(&self, log: &Arc<Log>, known: Option<u64>) -> u64 {
         // The log's own files but for its segments are other files too.
-        let others = bytes_in(&self.data_dir).saturating_sub(log.on_disk());
+        let look = || bytes_in(&self.data_dir).saturating_sub(log.on_disk());
+        let others = known.unwrap_or_else(look);
         let left = (self.min_free > 0)
             .then(|| free(&self.data_dir))
             .flatten()
             .map(|(free, size)| free.saturating_sub(self.min_free.min(size / SMALL_PART)));
         log.set_room(others, left);
+        others
     }
 }
 
