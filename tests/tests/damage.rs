@@ -294,8 +294,11 @@ fn answer(mut stream: TcpStream) {
 
 const POISON: &[u8] = b"\"poison\"";
 
+/// What is done to which file, in the directory of the queue.
+type QueueDamage = (&'static str, fn(&Path));
+
 /// What is done to the queue of dead letters.
-const QUEUE_DAMAGES: &[(&str, fn(&Path))] = &[
+const QUEUE_DAMAGES: &[QueueDamage] = &[
     ("nothing", |_| {}),
     ("its segment is cut", |queue| cut(&segments_in(queue)[0], 1, 2)),
     ("its segment is emptied", |queue| cut(&segments_in(queue)[0], 0, 1)),

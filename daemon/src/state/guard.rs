@@ -6,7 +6,7 @@
 
 use std::io;
 use std::path::Path;
-use std::thread::sleep;
+use std::thread::park_timeout;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{error, warn};
@@ -39,7 +39,7 @@ pub(super) fn open(dir: &Path) -> Result<(Store, Found), StateError> {
     let begin = Instant::now();
     let mut opened = database::open(&db, 1, Sled::open);
     while opened.as_ref().is_err_and(Fault::is_lock) && begin.elapsed() < LET_GO {
-        sleep(LOOK_AGAIN);
+        park_timeout(LOOK_AGAIN);
         opened = database::open(&db, 1, Sled::open);
     }
     match opened {
