@@ -298,12 +298,25 @@ impl Place<'_> {
         });
     }
 
-    /// Removes the segments whose place another one has taken: a crash came before they could go.
+    /// Passes over the segments whose place another one has taken, and removes them: a crash came before
+    /// they could go. The one that stands for them may have its name in memory only; so that is made durable
+    /// first.
     fn remove_replaced(&self, found: &mut Vec<Found>) {
         let taken: Vec<_> = found.iter().map(|file| file.sequence + 1..=file.through()).collect();
+        let is_replaced = |file: &Found| taken.iter().any(|range| range.contains(&file.sequence));
+        if !found.iter().any(is_replaced) {
+            return;
+        }
+        let synced = self.storage.sync_dir(self.dir);
+        if let Err(error) = &synced {
+            warn!(dir = %self.dir.display(), %error, "replaced segments stay until the next start");
+        }
         found.retain(|file| {
-            let is_replaced = taken.iter().any(|range| range.contains(&file.sequence));
-            if is_replaced && let Err(error) = self.storage.unlink(&file.path) {
+            let is_replaced = is_replaced(file);
+            if is_replaced
+                && synced.is_ok()
+                && let Err(error) = self.storage.unlink(&file.path)
+            {
                 warn!(path = %file.path.display(), %error, "replaced, but cannot be removed");
             }
             !is_replaced
