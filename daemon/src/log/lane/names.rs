@@ -5,7 +5,10 @@
 //! tidegate-lanes 1
 //! 0 default
 //! 1 alerts
+//! crc32c 5f3a19c2
 //! ```
+//!
+//! The checksum is of all lines before it.
 //!
 //! It is written as `lanes.new` and renamed. One that makes no sense is set aside, and numbers are given
 //! anew in the order of the config: what was counted for one lane may then count for another.
@@ -58,6 +61,8 @@ impl Names {
     fn parse(bytes: &[u8]) -> Option<Self> {
         // Cut short, it ends without a line end.
         let text = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
+        let (text, last) = text.split_at(text.rfind('\n')? + 1);
+        (last == checksum(text)).then_some(())?;
         let mut lines = text.lines();
         (lines.next()? == HEAD).then_some(())?;
         let mut names = BTreeMap::new();
@@ -122,8 +127,15 @@ impl Names {
 
     fn text(&self) -> String {
         let lines = self.0.iter().map(|(number, name)| format!("{number} {name}\n"));
-        std::iter::once(format!("{HEAD}\n")).chain(lines).collect()
+        let text: String = std::iter::once(format!("{HEAD}\n")).chain(lines).collect();
+        let last = checksum(&text);
+        format!("{text}{last}\n")
     }
+}
+
+/// The last line of a file with these lines.
+fn checksum(lines: &str) -> String {
+    format!("crc32c {:08x}", crc32c::crc32c(lines.as_bytes()))
 }
 
 fn invalid() -> io::Error {
@@ -145,11 +157,15 @@ mod tests {
 
     #[test]
     fn a_file_that_makes_no_sense_is_told() {
-        let text = "tidegate-lanes 1\n0 default\n1 alerts\n";
-        assert!(Names::parse(text.as_bytes()).is_some());
-        for cut in 0..text.len() {
-            let whole_lines = text[..cut].lines().count() > 1 && text[..cut].ends_with('\n');
-            assert_eq!(Names::parse(&text.as_bytes()[..cut]).is_some(), whole_lines, "{cut}");
+        let mut names = Names::new();
+        names.of("alerts");
+        let whole = names.text().into_bytes();
+        assert_eq!(Names::parse(&whole), Some(names));
+        for at in 0..whole.len() {
+            assert_eq!(Names::parse(&whole[..at]), None, "{at}");
+            let mut flipped = whole.clone();
+            flipped[at] ^= 2;
+            assert_eq!(Names::parse(&flipped), None, "{at}");
         }
         for bad in ["", "0 default\n", "tidegate-lanes 1\n1 default\n", "tidegate-lanes 1\nx y\n"] {
             assert_eq!(Names::parse(bad.as_bytes()), None, "{bad:?}");

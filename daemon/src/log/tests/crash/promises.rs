@@ -252,7 +252,7 @@ impl Promises {
     /// Whether the entry says that the event is lost.
     pub(super) fn is_lost(&self, loss: &Loss, lsn: Lsn, said: &Said) -> bool {
         let on_purpose = [Reason::Dropped, Reason::Thinned].contains(&loss.reason);
-        loss.lsns.contains(&lsn) && (!on_purpose || loss.lane == self.lane(said))
+        loss.lsns.contains(&lsn) && (!on_purpose || self.damaged || loss.lane == self.lane(said))
     }
 
     /// Whether it is all right that these stand in the ledger, where nothing was damaged.
