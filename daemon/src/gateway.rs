@@ -353,7 +353,7 @@ fn start_sessions(
     let limits = &config.limits;
     let parts = listener::Parts { log, gate, bus: &bus, state, limits, metrics };
     let sessions = Sessions::restore(&parts).map_err(|error| not_loaded("sessions", error))?;
-    prepared.start(sessions.position(), readers);
+    prepared.saving(state.save_requests()).start(sessions.position(), readers);
     sessions.start(state, readers);
     BrokerStatus::new(sessions.clone(), Arc::clone(log), metrics.clone(), bus_metrics)
         .start(config.gateway.sys_interval.0, readers);

@@ -115,7 +115,8 @@ fn alerts_overtake_a_backlog_and_each_device_stays_in_order() {
     let mut fleet = Fleet::connect(gateway.mqtt(), &Shape::default()).unwrap();
     fleet.run(Run::messages(BACKLOG, LATER));
     publish_one(&gateway, "alerts/overheating/boiler-7", "alarm-0");
-    eventually("the sink is behind", LATER, || gateway.lag("lag-seconds") >= 6);
+    // Behind by more than 7 s, whenever that is looked at.
+    eventually("the sink is behind", LATER, || gateway.lag("lag-seconds") >= 10);
     receiver.restart();
     eventually("the alert is upstream", SOON, || of(&receiver, "alarm-0") == 1);
     assert!(receiver.stored() < BACKLOG / 2, "{} events went before it", receiver.stored());

@@ -36,7 +36,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_config::Limits;
 use tidegate_event::{Filter, Lsn};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::log::Log;
 use crate::memory::Memory;
@@ -167,6 +167,13 @@ impl BusHandle {
 }
 
 impl Prepared {
+    /// The same; it writes the retained messages to the state when that is asked for, too
+    /// ([`crate::state::State::save_requests`]).
+    pub fn saving(mut self, requests: watch::Receiver<u64>) -> Self {
+        self.0.save_on(requests);
+        self
+    }
+
     /// Starts the bus, which reads the log from `from` on, or from where the retained messages end, if
     /// that is earlier. It ends with the drain, with its tree up to date.
     pub fn start(self, from: Lsn, supervisor: &Supervisor) {

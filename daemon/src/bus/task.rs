@@ -56,6 +56,8 @@ pub(super) struct Bus {
     pub(super) metrics: Metrics,
     committed: watch::Receiver<Lsn>,
     commands: mpsc::UnboundedReceiver<Command>,
+    /// Asks for the retained messages to be written, so that the log can be freed.
+    requests: Option<watch::Receiver<u64>>,
     /// No reading before this, after a failure.
     retry_at: Option<Instant>,
 }
@@ -136,9 +138,14 @@ impl Bus {
             metrics,
             committed: log.watch(),
             commands,
+            requests: None,
             retry_at: None,
             log,
         }
+    }
+
+    pub(super) fn save_on(&mut self, requests: watch::Receiver<u64>) {
+        self.requests = Some(requests);
     }
 
     /// Runs until the drain, from the event `from` on, or an earlier one. What was asked before is
@@ -188,8 +195,19 @@ impl Bus {
                 None => std::future::pending().await,
             }
         };
+        let requests = &mut self.requests;
+        let requested = async {
+            let asked = match requests {
+                Some(requests) => requests.changed().await.is_ok(),
+                None => false,
+            };
+            if !asked {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             Some(command) = self.commands.recv() => Wake::Command(command),
+            () = requested => Wake::Write,
             () = news => Wake::Read,
             () = write => Wake::Write,
             () = drain.cancelled() => Wake::Drain,
