@@ -225,14 +225,22 @@ impl Trim<'_> {
         }
     }
 
+    /// Whether no other lane has an event in a segment. What its header says is not enough to lose one.
+    fn is_alone(&self, segment: &Arc<Segment>) -> io::Result<bool> {
+        let mut alone = true;
+        rewrite::read(self.shared, segment, |item| {
+            alone &= !matches!(item, Item::Event(event) if !self.rules(event.lane));
+            Ok(())
+        })?;
+        Ok(alone)
+    }
+
     /// Drops the lane's events from a segment.
     fn drop_from(&self, segment: &Arc<Segment>, reason: Reason) -> io::Result<u64> {
-        let lanes = segment.lanes();
         let (events, _) = self.shared.part(segment, self.lane);
         self.enter(segment, reason, |_| true)?;
         let is_oldest = self.shared.table().0.first().is_some_and(|it| Arc::ptr_eq(it, segment));
-        let alone = lanes.iter().all(|part| self.rules(part.lane) || part.events == 0);
-        if is_oldest && alone {
+        if is_oldest && self.is_alone(segment)? {
             self.shared.remove_oldest(segment)?;
             return Ok(events);
         }

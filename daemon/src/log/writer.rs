@@ -314,9 +314,17 @@ impl Writer {
         Some(Before { back: u32::try_from(self.sequence - sequence).ok()?, len })
     }
 
-    /// What the next segment says that each lane has in the newest one.
+    /// What the next segment says that each lane has in the one that [`Writer::before`] names.
     fn figures(&self) -> Figures {
-        self.shared.table().0.last().map(|newest| newest.figures()).unwrap_or_default()
+        let table = self.shared.table();
+        let is_filled = |it: &&Arc<Segment>| it.len() > segment::HEADER_LEN as u64;
+        match table.0.last() {
+            // It names the same one, if it names one.
+            Some(newest) if !is_filled(&newest) && newest.header.before.is_some() => {
+                newest.header.figures.clone().unwrap_or_default()
+            }
+            _ => table.0.iter().rfind(is_filled).map(|it| it.figures()).unwrap_or_default(),
+        }
     }
 
     /// Writes a frame behind the last one. Where the file has room, its last page is written whole: half
