@@ -205,13 +205,11 @@ impl Lanes {
             let within_own = drops_new || known.takes(part.bytes);
             let within_all = total + reserved - unused(known) <= self.max_size();
             if !within_own || !within_all {
-                return Err(match known.options.rule.when_full {
-                    WhenFull::DropOldest | WhenFull::Downsample(_) => {
-                        known.wanted.store(true, Ordering::Release);
-                        NoRoom::Pressed
-                    }
-                    WhenFull::Reject | WhenFull::DropNewest => NoRoom::Refused,
-                });
+                if !known.options.rule.when_full.drops_oldest() {
+                    return Err(NoRoom::Refused);
+                }
+                known.wanted.store(true, Ordering::Release);
+                return Err(NoRoom::Pressed);
             }
         }
         Ok(())
@@ -262,8 +260,7 @@ impl Lanes {
     /// there are new ones.
     pub(super) fn pressed(&self, total: u64) -> Option<Lane> {
         let is_pressed = |known: &&Known| {
-            let rule = &known.options.rule;
-            let drops = matches!(rule.when_full, WhenFull::DropOldest | WhenFull::Downsample(_));
+            let drops = known.options.rule.when_full.drops_oldest();
             let least = self.limit(known) / RESERVE_PART;
             let is_wanted = known.wanted.load(Ordering::Acquire);
             drops && (is_wanted || self.room(known, total, self.budget()) < least)

@@ -234,6 +234,11 @@ impl Segment {
         self.size.store(size, Ordering::Release);
     }
 
+    /// Whether it holds a frame.
+    pub(super) fn is_filled(&self) -> bool {
+        self.len() > HEADER_LEN as u64
+    }
+
     /// Whether it holds no event.
     pub(super) fn has_no_events(&self) -> bool {
         self.end() <= self.header.first
@@ -251,7 +256,7 @@ impl Segment {
     /// in segments of a sequence below `control`. Before the first event lies what somebody may need who
     /// has no event yet.
     pub(super) fn is_released(&self, before: Lsn, control: u64) -> bool {
-        let empty = self.len() <= HEADER_LEN as u64;
+        let empty = !self.is_filled();
         let control_only = self.has_no_events() && self.header.through() < control;
         empty || control_only || (self.end() <= before && before > 1)
     }

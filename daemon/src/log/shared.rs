@@ -256,7 +256,7 @@ impl Shared {
         let newest = table.0.last().map(|segment| segment.header.sequence);
         let goes = |segment: &&Arc<Segment>| {
             let older = Some(segment.header.sequence) != newest;
-            let empty = segment.len() <= segment::HEADER_LEN as u64;
+            let empty = !segment.is_filled();
             segment.is_released(before, control) && (older || (wanted && !empty))
         };
         table.0.iter().filter(goes).map(|segment| segment.len()).sum()
@@ -266,8 +266,7 @@ impl Shared {
     /// the writer has begun another.
     pub(super) fn roll_if_drained(&self) {
         let drained = self.released.load(Ordering::Acquire) > self.committed();
-        let filled =
-            self.table().0.last().is_some_and(|newest| newest.len() > segment::HEADER_LEN as u64);
+        let filled = self.table().0.last().is_some_and(|newest| newest.is_filled());
         if drained && filled && self.is_wanted() {
             self.queue.roll();
         }

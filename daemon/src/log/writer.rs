@@ -303,7 +303,7 @@ impl Writer {
     /// released already, so that the hole shows. Then the newest segment, which holds nothing, names it.
     fn before(&self) -> Option<Before> {
         let table = self.shared.table();
-        let is_filled = |it: &&Arc<Segment>| it.len() > segment::HEADER_LEN as u64;
+        let is_filled = |it: &&Arc<Segment>| it.is_filled();
         let newest = table.0.last()?;
         let (sequence, len) = match newest.header.before {
             Some(before) if !is_filled(&newest) => {
@@ -317,7 +317,7 @@ impl Writer {
     /// What the next segment says that each lane has in the one that [`Writer::before`] names.
     fn figures(&self) -> Figures {
         let table = self.shared.table();
-        let is_filled = |it: &&Arc<Segment>| it.len() > segment::HEADER_LEN as u64;
+        let is_filled = |it: &&Arc<Segment>| it.is_filled();
         match table.0.last() {
             // It names the same one, if it names one.
             Some(newest) if !is_filled(&newest) && newest.header.before.is_some() => {

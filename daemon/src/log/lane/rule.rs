@@ -78,6 +78,13 @@ pub enum Keep {
     Max(String),
 }
 
+impl WhenFull {
+    /// Whether old events make room, so that new ones need not be refused.
+    pub(super) fn drops_oldest(&self) -> bool {
+        matches!(self, Self::DropOldest | Self::Downsample(_))
+    }
+}
+
 impl LaneOptions {
     /// Lane 0, where nothing is said of it.
     pub fn default_lane() -> Self {
