@@ -171,10 +171,9 @@ impl Reader {
     fn skip(&mut self) -> Result<Option<RangeInclusive<Lsn>>, ReadError> {
         let Some((segment, scan)) = &mut self.at else { return Ok(None) };
         if self.shared.is_gone(segment) {
-            // Released, and written over meanwhile.
-            let segment = Arc::clone(segment);
+            // Released, and written over meanwhile; or what is left of it stands in another segment now.
             self.at = None;
-            return Ok((self.next < segment.end()).then(|| self.gone(&segment)));
+            return Ok(None);
         }
         let end = segment.end();
         let skipped = scan

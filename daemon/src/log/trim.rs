@@ -158,14 +158,19 @@ impl Shared {
 
     /// Removes the oldest segment, of which nothing is needed.
     fn remove_oldest(&self, segment: &Arc<Segment>) -> io::Result<()> {
+        // Whoever finds it in the table and not on disk would take it for lost.
+        if !self.table_mut().remove(segment.header.sequence) {
+            return Ok(());
+        }
         match self.storage.unlink(&segment.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.table_mut().put_back(Arc::clone(segment));
+                return Err(error);
+            }
             _ => {}
         }
-        if self.table_mut().remove(segment.header.sequence) {
-            self.bytes.fetch_sub(segment.len(), Ordering::AcqRel);
-            self.lanes.remove(&segment.lanes());
-        }
+        self.bytes.fetch_sub(segment.len(), Ordering::AcqRel);
+        self.lanes.remove(&segment.lanes());
         self.storage.sync_dir(&self.dir)
     }
 }

@@ -1,6 +1,7 @@
 //! Lanes on the machine's own file system: what goes, what stays, and what the ledger says.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
 
 use tidegate_event::Filter;
 use tidegate_event::record::Item;
@@ -257,6 +258,32 @@ async fn a_reader_goes_on_where_a_segment_was_replaced() {
     let alerts: Vec<_> = events.iter().map(|(lsn, _)| lsn).filter(|lsn| *lsn % 10 == 0).collect();
     assert_eq!(alerts.len() as u64, (number - 1) / 10, "{alerts:?}");
     assert_eq!(ledger(&log, Reason::Damaged), []);
+}
+
+#[tokio::test]
+async fn a_reader_that_meets_damage_in_a_replaced_file_goes_on_with_what_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&with_lanes(dir.path(), WhenFull::DropOldest));
+    almost_fill(&log).await;
+    let segment = Arc::clone(&log.shared.table().0[1]);
+    let (mut early, mut chunk) = (log.reader(segment.header.first), Chunk::default());
+    assert_eq!(early.read(&mut chunk, 1000).unwrap(), Read::Frames);
+    // In the file itself, which it has open.
+    let file = std::fs::OpenOptions::new().write(true).open(&segment.path).unwrap();
+    file.write_all_at(b"damage", segment::HEADER_LEN as u64 + 10_500).unwrap();
+    let number = NEARLY_FULL + 1;
+    for more in number..number + 400 {
+        fill(&log, 5, more, &ALL).await;
+    }
+    assert!(!segment.path.exists(), "the first one stands for it");
+    let (events, _) = read(&mut early);
+    let events: BTreeSet<Lsn> = events.into_iter().map(|(lsn, _)| lsn).collect();
+    let damaged = ledger(&log, Reason::Damaged);
+    assert_eq!(damaged.len(), 1, "{damaged:?}");
+    let alerts = (segment.header.first..number).filter(|lsn| lsn % 10 == 0);
+    for lsn in alerts.filter(|lsn| !damaged[0].1.contains(lsn)) {
+        assert!(events.contains(&lsn) || lsn < segment.header.first + 10, "{lsn}");
+    }
 }
 
 #[tokio::test]
