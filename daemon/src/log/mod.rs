@@ -119,7 +119,8 @@
 //! A [`Reader`] holds one segment file open and reads large pieces, up to the last durable frame,
 //! checking each frame, and inflates no more of them at a time than it was asked for. Damage is searched for the next good frame, copied to `quarantine/`, entered
 //! in the ledger, and answered as [`Read::Lost`]; so is a segment file that vanished. A sector that
-//! the disk cannot read is damage.
+//! the disk cannot read is damage. A file that is not there any more is read on while it is open; where it
+//! is damaged, or written over, the reader looks for the segment that stands for it now.
 //!
 //! A [`View`] looks at the directory from outside, beside a daemon that has it open: it takes no lock and
 //! changes nothing. What recovery would do is done in memory, by the same code; then it follows the

@@ -230,22 +230,13 @@ impl Trim<'_> {
         }
     }
 
-    /// Whether no other lane has an event in a segment. What its header says is not enough to lose one.
-    fn is_alone(&self, segment: &Arc<Segment>) -> io::Result<bool> {
-        let mut alone = true;
-        rewrite::read(self.shared, segment, |item| {
-            alone &= !matches!(item, Item::Event(event) if !self.rules(event.lane));
-            Ok(())
-        })?;
-        Ok(alone)
-    }
-
     /// Drops the lane's events from a segment.
     fn drop_from(&self, segment: &Arc<Segment>, reason: Reason) -> io::Result<u64> {
         let (events, _) = self.shared.part(segment, self.lane);
-        self.enter(segment, reason, |_| true)?;
+        let goes = self.look(segment, |_| true)?;
+        self.enter(&goes, reason)?;
         let is_oldest = self.shared.table().0.first().is_some_and(|it| Arc::ptr_eq(it, segment));
-        if is_oldest && self.is_alone(segment)? {
+        if is_oldest && goes.are_all {
             self.shared.remove_oldest(segment)?;
             return Ok(events);
         }
@@ -273,7 +264,8 @@ impl Trim<'_> {
             Ok(())
         })?;
         let mut kept = thinning.decided();
-        self.enter(segment, Reason::Thinned, |event| !kept.contains_key(&event.lsn()))?;
+        let goes = self.look(segment, |event| !kept.contains_key(&event.lsn()))?;
+        self.enter(&goes, Reason::Thinned)?;
         let mut thinned = segment.figures().thinned;
         thinned.push(self.lane);
         let (lane, first) = (self.lane, segment.header.first);
@@ -294,32 +286,31 @@ impl Trim<'_> {
         Ok(gone)
     }
 
-    /// Enters in the ledger which events of the lane go, that some sink has not got. Nothing goes before
-    /// that is durable.
-    fn enter(
+    /// Which events of the lane go from a segment.
+    fn look(
         &self,
         segment: &Arc<Segment>,
-        reason: Reason,
         goes: impl Fn(&EventRef<'_>) -> bool,
-    ) -> io::Result<()> {
-        if segment.end() <= self.covered.needed {
-            return Ok(());
-        }
-        let (mut lsns, mut count): (Option<RangeInclusive<Lsn>>, u64) = (None, 0);
+    ) -> io::Result<Goes> {
+        let mut found = Goes { needed: None, count: 0, are_all: true };
         rewrite::read(self.shared, segment, |item| {
-            if let Item::Event(event) = item
-                && self.rules(event.lane)
-                && event.lsn() >= self.covered.needed
-                && goes(&event)
-            {
-                let first = lsns.as_ref().map_or(event.lsn(), |lsns| *lsns.start());
-                lsns = Some(first..=event.lsn());
-                count += 1;
+            let Item::Event(event) = item else { return Ok(()) };
+            if !self.rules(event.lane) || !goes(&event) {
+                found.are_all = false;
+            } else if event.lsn() >= self.covered.needed {
+                let first = found.needed.as_ref().map_or(event.lsn(), |lsns| *lsns.start());
+                found.needed = Some(first..=event.lsn());
+                found.count += 1;
             }
             Ok(())
         })?;
-        let Some(lsns) = lsns else { return Ok(()) };
-        if self.shared.dropped(self.lane, lsns, count, reason) {
+        Ok(found)
+    }
+
+    /// Enters in the ledger what goes. Nothing goes before that is durable.
+    fn enter(&self, goes: &Goes, reason: Reason) -> io::Result<()> {
+        let Some(lsns) = goes.needed.clone() else { return Ok(()) };
+        if self.shared.dropped(self.lane, lsns, goes.count, reason) {
             Ok(())
         } else {
             Err(io::Error::other("the loss ledger cannot be written"))
@@ -359,4 +350,13 @@ impl Trim<'_> {
         info!(lane, %path, left, "rewritten, to make room in its lane");
         Ok(())
     }
+}
+
+/// Events of the lane that go from a segment.
+struct Goes {
+    /// The first and the last that some sink has not got; and how many they are.
+    needed: Option<RangeInclusive<Lsn>>,
+    count: u64,
+    /// Whether no other event is in it. What its header says is not enough to lose one.
+    are_all: bool,
 }
