@@ -4,7 +4,8 @@
 //! Nothing here costs an allocation, a lock or a channel an event: events are borrowed from the read
 //! buffer and copied once, into the block.
 
-use std::collections::VecDeque;
+mod owed;
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,8 +17,10 @@ use tidegate_event::record::Properties;
 use tidegate_event::{BlockBuilder, Draft, Lane, Lsn, Property, Qos};
 use tokio::time::timeout;
 
+use owed::{AckDue, Handed, Owed, Says};
+
 use super::aliases::Aliases;
-use super::codec::{Bad, Frame, Kind, Publish, Reason, Version, write_ack};
+use super::codec::{Bad, Frame, Publish, Reason, Version};
 use super::copies::{self, Copies};
 use super::pace::Pace;
 use super::session::{self, Session};
@@ -59,12 +62,8 @@ pub(super) struct Inbound {
     acks: Vec<AckDue>,
     /// Of what is in `block`, and of what is not because it came before.
     copies: Option<Box<Copies>>,
-    /// Blocks that the log has, oldest first.
-    waiting: VecDeque<Waiting>,
-    waiting_events: usize,
-    waiting_bytes: usize,
-    /// Buffers of `acks` to use again.
-    spare: Vec<Vec<AckDue>>,
+    /// Of blocks that the log has.
+    owed: Owed,
     /// The log did not take `block`: it waits for this, which says whether there is room.
     room: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     /// What `room` waits for is not only the disk's pace: the log is full, or takes no writes.
@@ -90,44 +89,6 @@ pub(super) enum Publishing {
     Held,
 }
 
-/// A block that waits for its commit; without one there is nothing to wait for but those before it
-/// (`[MQTT-4.6.0-2]`: acknowledgements keep the order of the PUBLISH packets).
-struct Waiting {
-    commit: Option<Commit>,
-    /// The commit failed.
-    failed: bool,
-    acks: Vec<AckDue>,
-    copies: Option<Box<Copies>>,
-    events: usize,
-    /// Events with packet ids lie behind this one.
-    floor: Option<Lsn>,
-    /// Events, or acknowledgements if these are more: what counts against the limit.
-    counts: usize,
-    bytes: usize,
-}
-
-/// A PUBACK or PUBREC to come.
-#[derive(Debug, Clone, Copy)]
-struct AckDue {
-    id: u16,
-    qos: Qos,
-    says: Says,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Says {
-    /// What became of the block, in which it is in this lane.
-    Block(Lane),
-    /// The same packet was stored before.
-    Again,
-    /// Another copy of the event is on disk.
-    Duplicate,
-    /// What becomes of the other copy, which waits for the disk: a number in [`Copies`].
-    Copy(u32),
-    /// It was not admitted.
-    Refused(Reason),
-}
-
 impl Inbound {
     pub(super) fn new(
         gate: Arc<Gate>,
@@ -139,6 +100,7 @@ impl Inbound {
     ) -> Self {
         Self {
             gate,
+            owed: Owed::new(version, metrics.clone()),
             metrics,
             version,
             client,
@@ -153,10 +115,6 @@ impl Inbound {
             received: [0; 3],
             acks: Vec::new(),
             copies: None,
-            waiting: VecDeque::new(),
-            waiting_events: 0,
-            waiting_bytes: 0,
-            spare: Vec::new(),
             room: None,
             refused: false,
             refusing: false,
@@ -177,8 +135,8 @@ impl Inbound {
         self.room.is_some()
             || self.held.is_some()
             || self.pace.is_spent()
-            || self.waiting_events + count.max(self.acks.len()) >= self.max_waiting
-            || self.waiting_bytes + bytes >= MAX_WAITING_BYTES
+            || self.owed.counts() + count.max(self.acks.len()) >= self.max_waiting
+            || self.owed.bytes() + bytes >= MAX_WAITING_BYTES
     }
 
     /// Whether it takes no more because the log or a lane has no room, or the disk takes no writes.
@@ -207,7 +165,7 @@ impl Inbound {
 
     /// Whether everything that was taken in is acknowledged.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.room.is_none()
+        self.owed.is_empty() && self.room.is_none()
     }
 
     /// Takes in a PUBLISH.
@@ -345,7 +303,7 @@ impl Inbound {
             // A slow disk is no full log: the client goes at the disk's pace.
             Append::Busy => None,
             Append::Full => Some(Reason::QuotaExceeded),
-            Append::Unavailable => Some(self.not_stored()),
+            Append::Unavailable => Some(not_stored(&self.gate)),
         };
         let patience = match (self.version, refused) {
             (Version::V4, _) | (_, None) => Duration::MAX,
@@ -388,14 +346,6 @@ impl Inbound {
         self.wait(None, 0, 0, None);
     }
 
-    /// Why the disk did not take something.
-    fn not_stored(&self) -> Reason {
-        match self.gate.is_disk_full() {
-            true => Reason::QuotaExceeded,
-            false => Reason::Unspecified,
-        }
-    }
-
     /// Tells an MQTT 5 client that events of these lanes, so many, are not in the block any more.
     fn refuse_lanes(&mut self, full: &[Lane], events: u64) {
         let mut answered = 0;
@@ -427,49 +377,24 @@ impl Inbound {
 
     /// Events with packet ids whose fate is not known lie behind this one.
     pub(super) fn floor(&self) -> Option<Lsn> {
-        let waiting = self.waiting.iter().find_map(|waiting| waiting.floor);
-        waiting.or_else(|| self.has_packet_ids().then(|| self.gate.committed()))
+        self.owed.floor().or_else(|| self.has_packet_ids().then(|| self.gate.committed()))
     }
 
     /// Waits until the session knows the fate of everything that the log has taken. Nobody is
     /// answered any more.
     pub(super) async fn settle(&mut self, session: &mut Session) {
-        while let Some(Waiting { commit, failed, acks, mut copies, .. }) = self.waiting.pop_front()
-        {
-            let stored = match commit {
-                Some(commit) => commit.await.is_ok(),
-                None => !failed,
-            };
-            copies.iter_mut().for_each(|copies| copies.settled(stored));
-            for AckDue { id, qos, says } in acks {
-                match says {
-                    Says::Block(_) => session.acknowledged(qos, id, stored),
-                    Says::Duplicate => session.acknowledged(qos, id, true),
-                    // It comes again, and then that is known.
-                    Says::Copy(_) => session.acknowledged(qos, id, false),
-                    Says::Again | Says::Refused(_) => {}
-                }
-            }
-        }
+        self.owed.settle(session).await;
     }
 
     /// What the log has taken, and has to be known should it come again.
     pub(super) fn leave(&mut self) -> Vec<(Commit, Copies)> {
-        let left = self.waiting.drain(..).filter_map(|Waiting { commit, copies, .. }| {
-            Some((commit?, *copies.filter(|copies| copies.has_marks())?))
-        });
-        left.collect()
+        self.owed.leave()
     }
 
     fn wait(&mut self, commit: Option<Commit>, events: usize, bytes: usize, floor: Option<Lsn>) {
-        let acks = std::mem::replace(&mut self.acks, self.spare.pop().unwrap_or_default());
-        let counts = events.max(acks.len());
-        self.waiting_events += counts;
-        self.waiting_bytes += bytes;
+        let acks = std::mem::replace(&mut self.acks, self.owed.buffer());
         let copies = self.copies.take();
-        let failed = false;
-        let waiting = Waiting { commit, failed, acks, copies, events, floor, counts, bytes };
-        self.waiting.push_back(waiting);
+        self.owed.push(Handed { commit, acks, copies, events, bytes, floor });
     }
 
     /// Appends the acknowledgements that are due to `out`. Ready when there was progress.
@@ -497,80 +422,9 @@ impl Inbound {
             self.held = None;
             progress = true;
         }
-        self.poll_commits(context);
-        while let Some(front) = self.waiting.front_mut() {
-            let copies = front.copies.as_mut();
-            if front.commit.is_some() || copies.is_some_and(|it| it.poll(context).is_pending()) {
-                break;
-            }
-            let result = match front.failed {
-                false => Ok(()),
-                true if self.version == Version::V4 => {
-                    self.waiting.pop_front();
-                    return Poll::Ready(Err(End::NotStored));
-                }
-                true => Err(self.not_stored()),
-            };
-            progress = true;
-            if let Some(waiting) = self.waiting.pop_front() {
-                self.acknowledge(waiting, result, session, out);
-            }
-        }
+        let gate = &self.gate;
+        progress |= self.owed.poll(context, session, || not_stored(gate), out)?;
         if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
-    }
-
-    /// Notes which blocks are on disk by now, also behind one that waits for somebody else's: that may
-    /// wait for one of these.
-    fn poll_commits(&mut self, context: &mut Context<'_>) {
-        for waiting in &mut self.waiting {
-            let Some(commit) = &mut waiting.commit else { continue };
-            let Poll::Ready(committed) = Pin::new(commit).poll(context) else { break };
-            (waiting.commit, waiting.failed) = (None, committed.is_err());
-            waiting.copies.iter_mut().for_each(|copies| copies.settled(!waiting.failed));
-        }
-    }
-
-    fn acknowledge(
-        &mut self,
-        mut waiting: Waiting,
-        result: Result<(), Reason>,
-        session: &mut Session,
-        out: &mut Vec<u8>,
-    ) {
-        self.waiting_events -= waiting.counts;
-        self.waiting_bytes -= waiting.bytes;
-        let (mut stored, mut refused) = (0, 0);
-        for AckDue { id, qos, says } in waiting.acks.drain(..) {
-            let reason = match says {
-                Says::Again | Says::Duplicate => Reason::Success,
-                Says::Copy(number) => match &waiting.copies {
-                    Some(copies) if copies.is_stored(number) => Reason::Success,
-                    _ => Reason::Unspecified,
-                },
-                Says::Refused(reason) => reason,
-                Says::Block(_) => match result {
-                    Ok(()) => Reason::Success,
-                    Err(reason) => {
-                        refused += 1;
-                        reason
-                    }
-                },
-            };
-            if !matches!(says, Says::Again) {
-                session.acknowledged(qos, id, reason == Reason::Success);
-                stored += u64::from(reason == Reason::Success);
-            }
-            let kind = if qos == Qos::AtLeastOnce { Kind::PubAck } else { Kind::PubRec };
-            write_ack(kind, id, reason, self.version, out);
-        }
-        self.metrics.acks.inc_by(stored);
-        if result.is_err() {
-            self.metrics.refused.inc_by(refused);
-            self.metrics.dropped.inc_by((waiting.events as u64).saturating_sub(refused));
-        }
-        if self.spare.len() < 4 {
-            self.spare.push(waiting.acks);
-        }
     }
 
     /// Gives back what a quiet connection does not need.
@@ -580,13 +434,20 @@ impl Inbound {
         }
         self.properties = Vec::new();
         self.acks.shrink_to_fit();
-        self.spare = Vec::new();
-        self.waiting.shrink_to_fit();
+        self.owed.shrink();
+    }
+}
+
+/// Why the disk did not take something.
+fn not_stored(gate: &Gate) -> Reason {
+    match gate.is_disk_full() {
+        true => Reason::QuotaExceeded,
+        false => Reason::Unspecified,
     }
 }
 
 impl fmt::Debug for Inbound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inbound").field("waiting", &self.waiting_events).finish_non_exhaustive()
+        f.debug_struct("Inbound").field("owed", &self.owed.counts()).finish_non_exhaustive()
     }
 }
