@@ -38,8 +38,13 @@ impl Behind {
     /// Now `newest` is the newest event.
     pub(super) fn note(&mut self, now: Instant, newest: Lsn) {
         let spacing = self.after / MARKS;
-        if self.marks.back().is_none_or(|(at, _)| now.duration_since(*at) >= spacing) {
-            self.marks.push_back((now, newest));
+        let before = self.marks.len().checked_sub(2).map(|at| self.marks[at].0);
+        match self.marks.back_mut() {
+            // The last mark is always the last moment: the next one may be far away.
+            Some(last) if before.is_some_and(|before| now.duration_since(before) < spacing) => {
+                *last = (now, newest);
+            }
+            _ => self.marks.push_back((now, newest)),
         }
         while let Some((at, lsn)) = self.marks.front()
             && now.duration_since(*at) >= self.after
@@ -83,6 +88,18 @@ mod tests {
         assert!(behind.is_late(5) && !behind.is_late(6));
         behind.note(start + hour + Duration::from_secs(7), 9);
         assert!(behind.is_late(9) && !behind.is_late(10));
+    }
+
+    #[test]
+    fn what_is_seen_just_before_a_quiet_time_counts_from_there() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut behind = Behind::new(16 * second);
+        for step in 0..8 {
+            behind.note(start + second / 10 * step, u64::from(step));
+        }
+        behind.note(start + 20 * second, 7);
+        assert!(behind.is_late(7) && !behind.is_late(8));
     }
 
     #[test]

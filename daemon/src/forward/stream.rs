@@ -84,7 +84,8 @@ impl Stream {
     pub(super) fn note(&mut self, in_flight: &InFlight, committed: Lsn) {
         let Some(intake) = &self.intake else { return };
         let first = [in_flight.first(self.id), intake.opens.first()];
-        self.cursor = first.into_iter().flatten().min().unwrap_or(intake.next());
+        // What was given back is to be read again, and may lie below what flies.
+        self.cursor = first.into_iter().flatten().fold(intake.next(), Lsn::min);
         let oldest = [in_flight.received(self.id), intake.opens.received()];
         let unread =
             (!intake.is_finished() && intake.next() <= committed).then(|| intake.received());

@@ -14,7 +14,7 @@ use tidegate_event::record::Properties;
 use tidegate_event::{BlockBuilder, Draft, Filter, Lane, Lsn, Property, Qos, Received};
 
 use super::*;
-use crate::log::{Append, Chunk, FileSystem, Options, Read, Reason};
+use crate::log::{Append, Chunk, Covered, FileSystem, Options, Read, Reason};
 use crate::state::State;
 
 /// A log, a state and one forwarder.
@@ -40,6 +40,14 @@ fn options(dir: PathBuf) -> Options {
 
 impl Gateway {
     fn new(bus: &Bus, adjust: impl FnOnce(&mut Config, &mut Http)) -> Self {
+        Self::with(bus, |_| {}, adjust)
+    }
+
+    fn with(
+        bus: &Bus,
+        adjust_log: impl FnOnce(&mut Options),
+        adjust: impl FnOnce(&mut Config, &mut Http),
+    ) -> Self {
         let mut http = Http::new(format!("http://{}/in", bus.address));
         let mut config = Config::new("cloud", BusConfig::Http(Http::new("")));
         config.batch.max_events = 50;
@@ -51,7 +59,9 @@ impl Gateway {
 
         let dir = tempfile::tempdir().unwrap();
         let storage: Arc<dyn Storage> = Arc::new(FileSystem);
-        let (log, _) = Log::open(Arc::clone(&storage), options(dir.path().join("log"))).unwrap();
+        let mut options = options(dir.path().join("log"));
+        adjust_log(&mut options);
+        let (log, _) = Log::open(Arc::clone(&storage), options).unwrap();
         let (state, _) = State::open(&dir.path().join("state")).unwrap();
         let encoder = Encoder::new("g", Vec::new(), "test".into(), None);
         let shared = Shared {
@@ -84,10 +94,26 @@ impl Gateway {
             };
             block.push_in(lane, &draft);
         }
-        let Append::Accepted(commit) = self.shared.log.append(&mut block) else {
-            panic!("the log takes no events");
-        };
-        commit.await.unwrap();
+        loop {
+            match self.shared.log.append(&mut block) {
+                Append::Accepted(commit) => {
+                    commit.await.unwrap();
+                    return;
+                }
+                Append::Busy => {
+                    self.trim();
+                    tokio::task::yield_now().await;
+                }
+                refused => panic!("the log takes no events: {refused:?}"),
+            }
+        }
+    }
+
+    /// Makes room in lanes that drop their oldest events.
+    fn trim(&self) {
+        let needed = self.saved().unwrap_or(1);
+        let covered = Covered { before: Lsn::MAX, control: u64::MAX, needed };
+        self.shared.log.trim(&covered).unwrap();
     }
 
     async fn publish(&self, origin: &str, payloads: impl IntoIterator<Item = String>) {
@@ -112,11 +138,15 @@ impl Gateway {
     }
 }
 
-async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+async fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    within(Duration::from_secs(20), what, condition).await;
+}
+
+async fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let until = tokio::time::Instant::now() + limit;
     let mut tick = tokio::time::interval(Duration::from_millis(2));
     while !condition() {
-        assert!(tokio::time::Instant::now() < until, "not in 20 s: {what}");
+        assert!(tokio::time::Instant::now() < until, "not in {limit:?}: {what}");
         tick.tick().await;
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -18,6 +18,8 @@ use tokio::task::JoinSet;
 pub(super) enum Reply {
     Status(u16),
     RetryAfter(u16, u32),
+    /// With 503, and the events were taken: as if the answer were lost.
+    Unheard,
     /// Never.
     Hang,
 }
@@ -29,6 +31,9 @@ pub(super) struct Arrived {
     pub(super) source: String,
     pub(super) data: String,
     pub(super) historical: bool,
+    /// Which of the forwarders sent it that a test had one after the other: the number at the end of the
+    /// address, or 0.
+    pub(super) life: usize,
 }
 
 #[derive(Debug, Default)]
@@ -41,11 +46,15 @@ pub(super) struct Rules {
     pub(super) max_body: Option<usize>,
     /// Bodies larger than this are not answered: the link is too slow for them.
     pub(super) hang_above: Option<usize>,
+    /// Batches with this payload are not answered.
+    pub(super) hang_on: Option<&'static str>,
     /// A batch is answered with 207, and each event by itself: `poison` gets 400, `later` 503 the
     /// first time.
     pub(super) parts: bool,
     /// Taking a batch takes up to so many milliseconds.
     pub(super) jitter: u64,
+    /// Forwarders before this one were killed: nothing of theirs is taken.
+    pub(super) killed: usize,
 }
 
 #[derive(Debug, Default)]
@@ -53,14 +62,17 @@ struct Inner {
     rules: Rules,
     arrived: Vec<Arrived>,
     requests: usize,
-    /// Sources of the requests that are being answered; one of a backlog is another one.
-    present: HashSet<(String, bool)>,
+    present: HashSet<Present>,
     now: usize,
     at_once: usize,
     headers: Vec<HeaderMap>,
     /// Ids that were told to come again.
     put_off: HashSet<String>,
 }
+
+/// The source of a request that is being answered; one of a backlog is another one, and one of another
+/// forwarder.
+type Present = (String, bool, usize);
 
 #[derive(Clone)]
 pub(super) struct Bus {
@@ -110,11 +122,6 @@ impl Bus {
         self.inner().requests
     }
 
-    /// Requests that are being answered.
-    pub(super) fn now(&self) -> usize {
-        self.inner().now
-    }
-
     /// The most requests that were being answered at once.
     pub(super) fn at_once(&self) -> usize {
         self.inner().at_once
@@ -142,10 +149,16 @@ impl Bus {
     }
 }
 
+impl Arrived {
+    fn is_poison(&self) -> bool {
+        self.data.contains("poison")
+    }
+}
+
 impl Inner {
     fn take_part(&mut self, event: Arrived) -> Value {
         let status = match &event.data {
-            data if data.contains("poison") => 400,
+            _ if event.is_poison() => 400,
             data if data.contains("later") && self.put_off.insert(event.id.clone()) => 503,
             _ => {
                 self.arrived.push(event);
@@ -159,13 +172,13 @@ impl Inner {
 /// A request that is being answered, until its answer is known or its client is gone.
 struct Presence {
     bus: Bus,
-    sources: HashSet<(String, bool)>,
+    sources: HashSet<Present>,
 }
 
 impl Presence {
     fn begin(bus: &Bus, events: &[Arrived]) -> Self {
-        let sources: HashSet<(String, bool)> =
-            events.iter().map(|event| (event.source.clone(), event.historical)).collect();
+        let source = |event: &Arrived| (event.source.clone(), event.historical, event.life);
+        let sources: HashSet<Present> = events.iter().map(source).collect();
         let mut inner = bus.inner();
         for source in &sources {
             assert!(inner.present.insert(source.clone()), "{source:?} is in flight twice");
@@ -186,8 +199,9 @@ impl Drop for Presence {
     }
 }
 
-async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Response {
-    let events = events(&headers, &body);
+async fn take(State(bus): State<Bus>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let life = uri.path().rsplit('/').next().and_then(|part| part.parse().ok()).unwrap_or_default();
+    let events = events(&headers, &body, life);
     let jitter = {
         let mut inner = bus.inner();
         inner.requests += 1;
@@ -200,9 +214,12 @@ async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Respon
     }
     let reply = {
         let mut inner = bus.inner();
-        let hangs = inner.rules.hang_above.is_some_and(|max| body.len() > max);
+        let is_meant = |payload| events.iter().any(|event| event.data == payload);
+        let hangs = inner.rules.hang_above.is_some_and(|max| body.len() > max)
+            || inner.rules.hang_on.is_some_and(is_meant);
         let hangs = hangs.then_some(Reply::Hang);
-        inner.rules.script.pop_front().or(inner.rules.always).or(hangs)
+        let killed = (life < inner.rules.killed).then_some(Reply::Status(503));
+        killed.or_else(|| inner.rules.script.pop_front()).or(inner.rules.always).or(hangs)
     };
     if matches!(reply, Some(Reply::Hang)) {
         drop(presence);
@@ -217,6 +234,10 @@ async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Respon
         let status = |status: u16| StatusCode::from_u16(status).unwrap();
         match reply {
             Some(Reply::Status(code)) if code != 202 => (status(code), "as told").into_response(),
+            Some(Reply::Unheard) => {
+                inner.arrived.extend(events.into_iter().filter(|event| !event.is_poison()));
+                status(503).into_response()
+            }
             Some(Reply::RetryAfter(code, seconds)) => {
                 (status(code), [("retry-after", seconds.to_string())]).into_response()
             }
@@ -226,7 +247,7 @@ async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Respon
                 (status(207), Value::from(parts).to_string()).into_response()
             }
             _ if too_large => status(413).into_response(),
-            _ if events.iter().any(|event| event.data.contains("poison")) => {
+            _ if events.iter().any(Arrived::is_poison) => {
                 (status(400), "poisonous").into_response()
             }
             _ => {
@@ -239,7 +260,7 @@ async fn take(State(bus): State<Bus>, headers: HeaderMap, body: Bytes) -> Respon
     response
 }
 
-fn events(headers: &HeaderMap, body: &[u8]) -> Vec<Arrived> {
+fn events(headers: &HeaderMap, body: &[u8], life: usize) -> Vec<Arrived> {
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !header("ce-id").is_empty() {
         return vec![Arrived {
@@ -247,6 +268,7 @@ fn events(headers: &HeaderMap, body: &[u8]) -> Vec<Arrived> {
             source: header("ce-source").into(),
             data: String::from_utf8_lossy(body).into_owned(),
             historical: header("ce-historical") == "true",
+            life,
         }];
     }
     let value: Value = serde_json::from_slice(body).expect("the body is JSON");
@@ -267,6 +289,7 @@ fn events(headers: &HeaderMap, body: &[u8]) -> Vec<Arrived> {
         source: text(event, "source"),
         data: event["data"].to_string(),
         historical: event["historical"] == true,
+        life,
     });
     arrived.collect()
 }

@@ -45,8 +45,13 @@ async fn outage(gateway: &Gateway, handle: &ForwarderHandle, events: usize) {
             gateway.publish(&format!("s{source}"), chunk.to_vec()).await;
         }
     }
+    late(handle, LATE).await;
+}
+
+/// Waits until what is there has waited for longer than `after`, in an outage.
+async fn late(handle: &ForwarderHandle, after: Duration) {
     eventually("the outage shows", || handle.status().condition == Condition::Retrying).await;
-    let until = tokio::time::Instant::now() + LATE * 2;
+    let until = tokio::time::Instant::now() + after * 2;
     eventually("they are late", || tokio::time::Instant::now() > until).await;
 }
 
@@ -212,6 +217,36 @@ async fn a_cursor_of_several_ranges_goes_on_where_it_stood() {
     let twice = bus.arrived().len() - 430;
     assert!(twice <= 4 * 50 + (drained - before), "{twice}");
     gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cursor_does_not_pass_what_is_to_be_read_again_below_what_flies() {
+    let bus = Bus::open().await;
+    bus.rules(|rules| rules.always = Some(Reply::Status(503)));
+    let mut gateway = Gateway::new(&bus, |config, http| {
+        config.drain = Drain::LiveFirst;
+        // Ranges of the alerts go first, and slowly.
+        config.rate.backlog_events = Some(1);
+        config.max_in_flight = 2;
+        config.batch.max_events = 10;
+        http.timeout = Span::milliseconds(100);
+    });
+    // Not before the bus has refused something, however slow the machine.
+    let late_after = LATE * 10;
+    gateway.shared.late_after = Some(late_after);
+    let handle = gateway.start();
+    // Two sources, of two partitions: a batch of each flies.
+    gateway.publish("s0", numbers(0..30)).await;
+    gateway.publish("s1", numbers(100..130)).await;
+    gateway.publish_to("alerts/hot", "s2", &numbers(200..230)).await;
+    late(&handle, late_after).await;
+    bus.rules(|rules| (rules.always, rules.hang_on) = (None, Some("100")));
+    let spans = || gateway.shared.cursors.spans("cloud");
+    eventually("there are two ranges of a backlog", || spans().len() == 3).await;
+    assert_eq!(bus.data()[..10], numbers(0..10), "the first batch of s0 has arrived");
+    let backlog =
+        spans().into_iter().find(|span| span.to.is_some() && span.lanes.contains(Lane(0)));
+    assert_eq!(backlog.map(|span| span.from), Some(11), "the second one is to be read again");
 }
 
 #[tokio::test]
