@@ -74,17 +74,23 @@ impl Reader {
     pub fn read(&mut self, chunk: &mut Chunk, max_bytes: usize) -> Result<Read, ReadError> {
         chunk.frames.spans.clear();
         loop {
-            if self.next > self.shared.committed() {
+            // Before anything is looked up: what is committed from here on comes next time.
+            let committed = self.shared.committed();
+            if self.next > committed {
                 return Ok(Read::Tail);
             }
             let Some((segment, scan)) = &mut self.at else {
-                match self.locate()? {
+                match self.locate(committed)? {
                     None => continue,
                     Some(lost) => return Ok(lost),
                 }
             };
             let failed = |source| ReadError { path: segment.path.clone(), source };
-            match scan.step_in(segment, &mut chunk.frames, max_bytes).map_err(failed)? {
+            // A frame is in the segment a moment before it counts as committed, and before others know what
+            // of it is gone.
+            let end = segment.end().min(committed + 1);
+            let step = scan.step(segment.len(), end, &mut chunk.frames, max_bytes);
+            match step.map_err(failed)? {
                 Step::Frames => {
                     let from = self.next;
                     // Not those on the way to a place inside the segment, nor of control records only.
@@ -104,7 +110,7 @@ impl Reader {
                 }
                 Step::End if scan.lsn >= segment.end() => self.at = None,
                 Step::End | Step::Damage => {
-                    if let Some(lost) = self.skip()? {
+                    if let Some(lost) = self.skip(committed)? {
                         return Ok(Read::Lost(lost));
                     }
                 }
@@ -128,8 +134,8 @@ impl Reader {
         self.next
     }
 
-    /// Opens the segment that holds `next`.
-    fn locate(&mut self) -> Result<Option<Read>, ReadError> {
+    /// Opens the segment that holds `next`, where the log went up to `committed` a moment ago.
+    fn locate(&mut self, committed: Lsn) -> Result<Option<Read>, ReadError> {
         let place = self.shared.table().locate(self.next);
         let segment = match place {
             Place::In(segment) => segment,
@@ -139,7 +145,7 @@ impl Reader {
             }
             // Released, or at the end of a log that ended too early; and nothing came behind it yet.
             Place::Ahead => {
-                let lsns = self.next..=self.shared.committed();
+                let lsns = self.next..=committed;
                 self.next = lsns.end() + 1;
                 return Ok(Some(Read::Lost(lsns)));
             }
@@ -167,15 +173,15 @@ impl Reader {
         lsns
     }
 
-    /// Passes over damage. Answers what of it was still to be read.
-    fn skip(&mut self) -> Result<Option<RangeInclusive<Lsn>>, ReadError> {
+    /// Passes over damage, in what was committed a moment ago. Answers what of it was still to be read.
+    fn skip(&mut self, committed: Lsn) -> Result<Option<RangeInclusive<Lsn>>, ReadError> {
         let Some((segment, scan)) = &mut self.at else { return Ok(None) };
         if self.shared.is_gone(segment) {
             // Released, and written over meanwhile; or what is left of it stands in another segment now.
             self.at = None;
             return Ok(None);
         }
-        let end = segment.end();
+        let end = segment.end().min(committed + 1);
         let skipped = scan
             .skip(segment.len(), end)
             .map_err(|source| ReadError { path: segment.path.clone(), source })?;
