@@ -177,9 +177,18 @@ impl Storage for Databases {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        match Head::of(FileSystem::options().open(path)?) {
-            Ok((head, number)) => Ok(self.handle(path, head, number)),
-            Err(plain) => Ok(Arc::new(plain)),
+        loop {
+            match Head::of(FileSystem::options().open(path)?) {
+                Ok((head, number)) => {
+                    let handle = self.handle(path, head, number);
+                    // Who removes or replaces a head looks for handles behind that. One that was too late for
+                    // it would find the database gone, which looks like damage.
+                    if database_of(path) == Some(number) {
+                        return Ok(handle);
+                    }
+                }
+                Err(plain) => return Ok(Arc::new(plain)),
+            }
         }
     }
 

@@ -39,11 +39,14 @@ impl View {
             {
                 break;
             }
-            let newest = self.shared.table().0.last().map(|segment| segment.header.sequence);
+            let newest = self.shared.table().0.last().map(|segment| segment.header.through());
             let Some(next) = next_segment(&self.shared, newest)? else { break };
             // What it says of the one before it was written after that one's last frame.
             if let Some(mut tail) = self.tail.take() {
                 tail.take(&self.shared, Some(&next.header))?;
+            }
+            if take_merged(&self.shared, &next.header)? {
+                continue;
             }
             self.shared.bytes.fetch_add(next.len(), Ordering::AcqRel);
             self.shared.table_mut().0.push(Arc::new(next));
@@ -106,6 +109,29 @@ impl Tail {
             shared.committed.store(committed, Ordering::Release);
         }
     }
+}
+
+/// Where segments between the newest one and `next` are not there any more, they may have been merged into the
+/// newest, or into one before it: then that takes their place. Answers whether there was any.
+fn take_merged(shared: &Shared, next: &Header) -> io::Result<bool> {
+    let Some(newest) = shared.table().0.last().cloned() else { return Ok(false) };
+    if newest.end() >= next.first || newest.header.through() >= next.sequence {
+        return Ok(false);
+    }
+    let merged = match shared.open(&newest) {
+        Ok((merged, _)) if merged.header.through() > newest.header.through() => merged,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => return Ok(false),
+    };
+    let mut table = shared.table_mut();
+    let sequences = merged.header.sequence..=merged.header.through();
+    let is_part = |segment: &&Arc<Segment>| sequences.contains(&segment.header.sequence);
+    let run: Vec<_> = table.0.iter().filter(is_part).cloned().collect();
+    let before: u64 = run.iter().map(|segment| segment.len()).sum();
+    shared.bytes.fetch_add(merged.len().wrapping_sub(before), Ordering::AcqRel);
+    shared.committed.fetch_max(merged.end() - 1, Ordering::AcqRel);
+    table.replace(&run, merged);
+    Ok(true)
 }
 
 /// The oldest segment behind the one of sequence `newest`, if its header is there already.

@@ -62,7 +62,7 @@ pub struct Damage {
 
 impl View {
     /// Walks the segment at `index` of [`View::segments`], checking all of it, until `visit` breaks.
-    /// `NotFound` says that the daemon has released it meanwhile.
+    /// `NotFound` says that the daemon has released it meanwhile, or merged it into the one before.
     pub fn walk(
         &self,
         index: usize,
@@ -89,11 +89,17 @@ pub(super) fn first_received(shared: &Shared, segment: &Arc<Segment>) -> io::Res
 
 fn walk(
     shared: &Shared,
-    segment: &Segment,
+    segment: &Arc<Segment>,
     read: usize,
     mut visit: impl FnMut(Walked) -> ControlFlow<()>,
 ) -> io::Result<()> {
-    let file = shared.storage.open(&segment.path)?;
+    let (found, file) = shared.open(segment)?;
+    if found.header.sequence != segment.header.sequence {
+        // What is left of it stands in another one.
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    // As it was rewritten, where it was.
+    let segment = &found;
     let mut scan = Scan::whole(file, &segment.header);
     let mut frames = Frames::default();
     let (mut unpacker, mut inflated) = (Unpacker::default(), Vec::new());
