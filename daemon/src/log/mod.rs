@@ -322,7 +322,7 @@ impl Log {
 
     fn submit(&self, blocks: &[u8], head: (u32, u32), parts: &InLanes) -> Append {
         let Shared { queue, lanes, .. } = &*self.shared;
-        match queue.append(blocks, head, parts, self.shared.bytes(), lanes) {
+        match queue.append(blocks, head, parts, || self.shared.bytes(), lanes) {
             Ok(commit) => Append::Accepted(Commit::of(commit)),
             Err(Refusal::Pressed) => {
                 self.shared.trim.notify_one();

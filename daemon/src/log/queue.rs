@@ -157,11 +157,13 @@ impl Queue {
         block: &[u8],
         (count, flags): (u32, u32),
         parts: &InLanes,
-        on_disk: u64,
+        on_disk: impl FnOnce() -> u64,
         lanes: &Lanes,
     ) -> Result<oneshot::Receiver<Answer>, Refusal> {
         let need = Need::events(block.len(), parts);
         let mut state = self.lock();
+        // Not before: a frame that gets there meanwhile would count nowhere.
+        let on_disk = on_disk();
         if let Err(refusal) = state.fits(&need, on_disk, &self.bounds, lanes) {
             if matches!(refusal, Refusal::Full | Refusal::Pressed) {
                 state.wanted = need.bytes;
