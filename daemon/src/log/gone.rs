@@ -1,12 +1,14 @@
 //! Events that were appended as gone, until they stand in the ledger.
 //!
 //! Where a full lane drops its newest events, one entry says what was dropped in a second or so. Until then
-//! the records themselves say it, which are as durable; who reads them meanwhile can ask here.
+//! the records themselves say it, which are as durable; who reads them meanwhile can ask here. They are in the
+//! newest segment: the next one begins with an entry. So whoever opens the log finds them there, though some
+//! sink may have passed them.
 
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tidegate_event::record::InLanes;
+use tidegate_event::record::{InLane, InLanes};
 use tidegate_event::{Lane, Lsn};
 
 use super::ledger::{Ledger, Loss, Reason};
@@ -14,7 +16,11 @@ use super::{Log, Reader};
 
 /// What was appended as gone.
 #[derive(Debug, Default)]
-pub(super) struct Gone(Mutex<State>);
+pub(super) struct Gone {
+    state: Mutex<State>,
+    /// One at a time: what is on its way is that of one.
+    entering: Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -33,7 +39,7 @@ struct Part {
 
 impl Gone {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes what of a commit with these LSNs is gone.
@@ -51,6 +57,17 @@ impl Gone {
         }
     }
 
+    /// The same, but for what the ledger says already.
+    pub(super) fn note_unknown(
+        &self,
+        parts: &InLanes,
+        lsns: &RangeInclusive<Lsn>,
+        ledger: &Ledger,
+    ) {
+        let is_unknown = |part: &&InLane| part.gone > 0 && !ledger.knows_dropped(part.lane, lsns);
+        self.note(&parts.iter().filter(is_unknown).copied().collect(), lsns);
+    }
+
     fn covers(&self, lane: Lane, lsns: &RangeInclusive<Lsn>) -> bool {
         let state = self.lock();
         let covers = |part: &Part| {
@@ -60,11 +77,10 @@ impl Gone {
     }
 
     /// Puts all that was noted into the ledger. Answers it. Waits for the disk.
-    fn enter(&self, ledger: &Ledger) -> Vec<(Lane, u64)> {
+    pub(super) fn enter(&self, ledger: &Ledger) -> Vec<(Lane, u64)> {
+        let _alone = self.entering.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.lock();
-        if !state.new.is_empty() {
-            state.leaving = std::mem::take(&mut state.new);
-        }
+        state.leaving = std::mem::take(&mut state.new);
         let leaving = state.leaving.clone();
         drop(state);
         for Part { lane, lsns, count } in leaving.iter().cloned() {
@@ -78,9 +94,7 @@ impl Gone {
 impl Log {
     /// Enters in the ledger what was appended as gone since the last time. Waits for the disk.
     pub fn enter_gone(&self) {
-        for (lane, count) in self.shared.gone.enter(&self.shared.ledger) {
-            self.lanes().lost(lane, count, Reason::Dropped);
-        }
+        self.shared.enter_gone();
     }
 }
 

@@ -257,13 +257,14 @@ impl Lanes {
 
     /// A lane that drops its oldest events and is nearly full, where the whole log takes `total` bytes; or
     /// for whose room somebody waits: a file system that others fill takes no more of the old events than
-    /// there are new ones.
-    pub(super) fn pressed(&self, total: u64) -> Option<Lane> {
+    /// there are new ones. None of those in `but`, in which no room can be made now.
+    pub(super) fn pressed(&self, total: u64, but: &[Lane]) -> Option<Lane> {
         let is_pressed = |known: &&Known| {
             let drops = known.options.rule.when_full.drops_oldest();
             let least = self.limit(known) / RESERVE_PART;
             let is_wanted = known.wanted.load(Ordering::Acquire);
-            drops && (is_wanted || self.room(known, total, self.budget()) < least)
+            let is_open = drops && !but.contains(&known.lane);
+            is_open && (is_wanted || self.room(known, total, self.budget()) < least)
         };
         self.lanes.iter().find(is_pressed).map(|known| known.lane)
     }
@@ -288,6 +289,27 @@ impl Lanes {
             let known = self.known(part.lane);
             known.bytes.fetch_sub(part.bytes, Ordering::AcqRel);
             known.events.fetch_sub(u64::from(part.events), Ordering::AcqRel);
+        }
+    }
+
+    /// Other records stand in the place of these. In one step: nobody is to find a lane fuller than it is, or
+    /// emptier.
+    pub(super) fn replace<'a>(&self, less: impl Iterator<Item = &'a InLanes>, more: &InLanes) {
+        let mut changes = vec![(0u64, 0u64); self.lanes.len()];
+        let mut change = |part: &InLane, is_more: bool| {
+            let lane = self.ruled_as(part.lane);
+            let place = self.lanes.iter().position(|known| known.lane == lane).unwrap_or_default();
+            let (bytes, events) = &mut changes[place];
+            let signed = |value: u64| if is_more { value } else { value.wrapping_neg() };
+            *bytes = bytes.wrapping_add(signed(part.bytes));
+            *events = events.wrapping_add(signed(u64::from(part.events)));
+        };
+        less.flat_map(InLanes::iter).for_each(|part| change(part, false));
+        more.iter().for_each(|part| change(part, true));
+        for (known, (bytes, events)) in self.lanes.iter().zip(changes) {
+            // It wraps around.
+            known.bytes.fetch_add(bytes, Ordering::AcqRel);
+            known.events.fetch_add(events, Ordering::AcqRel);
         }
     }
 

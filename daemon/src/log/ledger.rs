@@ -144,7 +144,10 @@ impl Ledger {
                 None => new = Some(loss),
             }
         }
-        new.is_none_or(|new| self.enter(&mut state, new))
+        match new {
+            Some(new) => self.enter(&mut state, new),
+            None => self.is_saved(&mut state),
+        }
     }
 
     fn enter(&self, state: &mut State, loss: Loss) -> bool {
@@ -157,6 +160,11 @@ impl Ledger {
             self.bound(state);
             self.entered.send_modify(|count| *count += 1);
         }
+        self.is_saved(state)
+    }
+
+    /// Whether all entries are on disk, now at the latest.
+    fn is_saved(&self, state: &mut State) -> bool {
         match self.save(state) {
             Ok(()) => true,
             Err(error) => {
@@ -261,6 +269,16 @@ impl Ledger {
                 return true;
             }
         }
+    }
+
+    /// Whether one entry says of these LSNs that events of the lane among them were dropped.
+    pub(super) fn knows_dropped(&self, lane: Lane, lsns: &RangeInclusive<Lsn>) -> bool {
+        let says = |loss: &Loss| {
+            (loss.lane, loss.reason) == (lane, Reason::Dropped)
+                && loss.lsns.start() <= lsns.start()
+                && loss.lsns.end() >= lsns.end()
+        };
+        self.lock().entries.iter().any(says)
     }
 
     /// Changes whenever something is entered.

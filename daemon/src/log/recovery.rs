@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use super::compress::Payloads;
 use super::frame;
+use super::gone::Gone;
 use super::lane;
 use super::ledger::{self, Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
@@ -389,6 +390,7 @@ impl Place<'_> {
         let mut scan = Scan::whole(Arc::clone(opened), header);
         let (mut frames, mut payloads) = (Frames::default(), Payloads::default());
         let (end, len, mut lanes) = (scan.lsn, scan.offset, InLanes::default());
+        let gone = Gone::default();
         let mut scanned = Scanned::new(end, len);
         loop {
             match scan.step(file.len, file.end, &mut frames, SCAN_READ)? {
@@ -397,7 +399,12 @@ impl Place<'_> {
                     scanned.last = scan.offset - last as u64;
                     (scanned.end, scanned.len) = (scan.lsn, scan.offset);
                     scanned.size = scan.offset;
-                    payloads.each(&frames, |_, payload| lanes.extend(&record::lanes(payload)));
+                    payloads.each(&frames, |frame, payload| {
+                        let parts = record::lanes(payload);
+                        gone.note_unknown(&parts, &(frame.first..=frame.end() - 1), self.ledger);
+                        lanes.extend(&parts);
+                    });
+                    gone.enter(self.ledger);
                     scanned.lanes = Some(lanes.clone());
                 }
                 Step::End => return Ok(scanned),

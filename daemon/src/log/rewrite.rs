@@ -159,12 +159,10 @@ pub(super) fn rewrite(
         table.replace(run, Arc::clone(&segment));
     }
     let before: u64 = run.iter().map(|segment| segment.len()).sum();
-    shared.bytes.fetch_add(segment.len(), Ordering::AcqRel);
-    shared.bytes.fetch_sub(before, Ordering::AcqRel);
-    shared.lanes.add(&segment.lanes());
-    for segment in run {
-        shared.lanes.remove(&segment.lanes());
-    }
+    // It wraps around where there are fewer now.
+    shared.bytes.fetch_add(segment.len().wrapping_sub(before), Ordering::AcqRel);
+    let replaced: Vec<InLanes> = run.iter().map(|segment| segment.lanes()).collect();
+    shared.lanes.replace(replaced.iter(), &segment.lanes());
     // Before the others go: otherwise a crash could leave the first one as it was, without them.
     shared.storage.sync_dir(&shared.dir)?;
     for replaced in &run[1..] {

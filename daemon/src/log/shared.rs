@@ -1,6 +1,6 @@
 //! What appenders, readers and the writer share.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::{io, path::PathBuf};
 
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     /// Whether the disk takes no writes because it is full.
     pub(super) disk_full: AtomicBool,
     housekeeping: Mutex<()>,
+    /// Somebody could not remove what is released, because another one was at it.
+    missed: AtomicBool,
     pub(super) gone: Gone,
     /// The oldest events of a lane are to make room.
     pub(super) trim: Notify,
@@ -93,6 +95,7 @@ impl Shared {
             control_lost: AtomicU64::new(recovered.report.control_lost),
             disk_full: AtomicBool::new(false),
             housekeeping: Mutex::new(()),
+            missed: AtomicBool::new(false),
             gone: Gone::default(),
             trim: Notify::new(),
             ledger,
@@ -128,8 +131,18 @@ impl Shared {
                 let is_older = |it: &&Arc<Segment>| it.header.sequence < segment.header.sequence;
                 let older: Vec<_> = table.0.iter().rev().filter(is_older).cloned().collect();
                 drop(table);
-                let mut opened = older.iter().filter_map(|it| self.open_as_it_is(it).ok());
-                opened.find(stands_for).ok_or(error)
+                for it in older {
+                    let is_meant = segment.header.sequence <= it.header.through();
+                    match self.open_as_it_is(&it) {
+                        Ok(opened) if stands_for(&opened) => return Ok(opened),
+                        // Not to be taken for one that is not there.
+                        Err(refused) if is_meant && refused.kind() != io::ErrorKind::NotFound => {
+                            return Err(refused);
+                        }
+                        _ => {}
+                    }
+                }
+                Err(error)
             }
             other => other,
         }
@@ -226,21 +239,50 @@ impl Shared {
     /// the hole for a loss.
     pub(super) fn remove_released(&self) {
         let _alone = self.housekeeping();
-        while self.remove_one() {}
-        self.note_lanes();
+        self.remove_all();
     }
 
-    /// The same, but for when somebody is at it, or rewrites segments: nobody is to wait for that.
+    /// The same, but for when somebody is at it, or rewrites segments: nobody is to wait for that, and who
+    /// is at it does it then.
     pub(super) fn try_remove_released(&self) {
-        if let Ok(_alone) = self.housekeeping.try_lock() {
-            while self.remove_one() {}
-            self.note_lanes();
+        self.missed.store(true, Ordering::SeqCst);
+        self.remove_missed();
+    }
+
+    fn remove_missed(&self) {
+        loop {
+            // Either this sees what somebody else has missed, or he sees that nobody is at it any more.
+            fence(Ordering::SeqCst);
+            if !self.missed.load(Ordering::SeqCst) {
+                return;
+            }
+            let Ok(_alone) = self.housekeeping.try_lock() else { return };
+            self.missed.store(false, Ordering::SeqCst);
+            self.remove_all();
         }
     }
 
-    /// Only one removes or rewrites segments at a time.
-    pub(super) fn housekeeping(&self) -> MutexGuard<'_, ()> {
-        self.housekeeping.lock().unwrap_or_else(PoisonError::into_inner)
+    fn remove_all(&self) {
+        while !self.is_closed() && self.remove_one() {}
+        self.note_lanes();
+    }
+
+    /// Whether the writer has ended: then the files are another one's.
+    pub(super) fn is_closed(&self) -> bool {
+        *self.stopped.borrow()
+    }
+
+    /// Only one removes or rewrites segments at a time, and nobody once the log is closed.
+    pub(super) fn housekeeping(&self) -> Housekeeping<'_> {
+        let alone = self.housekeeping.lock().unwrap_or_else(PoisonError::into_inner);
+        Housekeeping { shared: self, alone: Some(alone) }
+    }
+
+    /// Enters in the ledger what was appended as gone. Waits for the disk.
+    pub(super) fn enter_gone(&self) {
+        for (lane, count) in self.gone.enter(&self.ledger) {
+            self.lanes.lost(lane, count, Reason::Dropped);
+        }
     }
 
     /// Whether appenders lack room: in the log, or in a lane.
@@ -270,5 +312,20 @@ impl Shared {
         if drained && filled && self.is_wanted() {
             self.queue.roll();
         }
+    }
+}
+
+/// Held by the one who removes or rewrites segments.
+#[derive(Debug)]
+pub(super) struct Housekeeping<'a> {
+    shared: &'a Shared,
+    alone: Option<MutexGuard<'a, ()>>,
+}
+
+impl Drop for Housekeeping<'_> {
+    /// What was released meanwhile, and could not be removed, goes now.
+    fn drop(&mut self) {
+        self.alone = None;
+        self.shared.remove_missed();
     }
 }

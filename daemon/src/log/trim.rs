@@ -59,7 +59,7 @@ impl Log {
 
     /// Whether a lane that drops its oldest events has hardly any room.
     pub fn is_pressed(&self) -> bool {
-        self.shared.pressed().is_some()
+        self.shared.pressed(&[]).is_some()
     }
 
     /// What may go, where checkpoints cover events up to `lsn` and control records up to `mark`
@@ -84,9 +84,19 @@ impl Log {
     pub fn trim(&self, covered: &Covered) -> io::Result<u64> {
         let shared = &self.shared;
         let _alone = shared.housekeeping();
-        let mut dropped = 0;
+        let dropped = self.trim_all(covered);
+        // Also where it failed: before that there may have been some to drop.
+        shared.made_room();
+        dropped
+    }
+
+    fn trim_all(&self, covered: &Covered) -> io::Result<u64> {
+        let shared = &self.shared;
+        let (mut dropped, mut stuck) = (0, Vec::new());
         // Each turn makes a lane smaller in one segment.
-        while let Some(lane) = shared.pressed() {
+        while !shared.is_closed()
+            && let Some(lane) = shared.pressed(&stuck)
+        {
             let trim = Trim { shared, lane, covered };
             let once = trim.once()?;
             shared.lanes.dropped_some(lane);
@@ -94,11 +104,10 @@ impl Log {
                 Some(events) => dropped += events,
                 None => {
                     trim.roll();
-                    break;
+                    stuck.push(lane);
                 }
             }
         }
-        shared.made_room();
         Ok(dropped)
     }
 
@@ -107,16 +116,22 @@ impl Log {
     pub fn expire(&self, now: i64, covered: &Covered) -> io::Result<u64> {
         let shared = &self.shared;
         let _alone = shared.housekeeping();
+        let dropped = self.expire_all(now, covered);
+        shared.made_room();
+        dropped
+    }
+
+    fn expire_all(&self, now: i64, covered: &Covered) -> io::Result<u64> {
+        let shared = &self.shared;
         let mut dropped = 0;
         for (lane, to) in self.expiring(now) {
             let trim = Trim { shared, lane, covered };
             for segment in trim.sealed() {
-                if shared.is_older(&segment, lane, to) {
+                if !shared.is_closed() && shared.is_older(&segment, lane, to) {
                     dropped += trim.drop_from(&segment, Reason::Expired)?;
                 }
             }
         }
-        shared.made_room();
         Ok(dropped)
     }
 
@@ -146,9 +161,9 @@ impl Shared {
         events > 0 && newest < to
     }
 
-    /// A lane that lacks room.
-    fn pressed(&self) -> Option<Lane> {
-        self.lanes.pressed(self.queue.total(self.bytes()))
+    /// A lane that lacks room, but for these.
+    fn pressed(&self, but: &[Lane]) -> Option<Lane> {
+        self.lanes.pressed(self.queue.total(self.bytes()), but)
     }
 
     fn made_room(&self) {

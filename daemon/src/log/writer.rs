@@ -264,6 +264,8 @@ impl Writer {
         let path = self.shared.dir.join(header.file_name());
         match self.create(&header, &path, room) {
             Ok((file, size)) => {
+                // Who opens the log looks for it in the newest segment alone.
+                self.shared.enter_gone();
                 if let Some(full) = self.active.take().filter(Active::is_roomy) {
                     self.cut(&full);
                 }
@@ -428,6 +430,8 @@ impl Drop for Writer {
     /// Also when the thread panics: then what waits is not stored, and the log refuses.
     fn drop(&mut self) {
         self.shared.queue.abandon();
+        // Who removes or rewrites segments is done before others may open the log, or finds it closed.
+        let _alone = self.shared.housekeeping();
         self.lock = None;
         self.shared.stopped.send_replace(true);
     }

@@ -83,11 +83,11 @@ fn a_full_lane_does_what_its_policy_says_and_no_other_is_full() {
 #[test]
 fn a_lane_that_drops_its_oldest_is_pressed_before_it_is_full() {
     let lanes = lanes(WhenFull::DropOldest);
-    assert_eq!(lanes.pressed(0), None);
+    assert_eq!(lanes.pressed(0, &[]), None);
     lanes.add(&part(2, 281));
-    assert_eq!(lanes.pressed(281), None);
+    assert_eq!(lanes.pressed(281, &[]), None);
     lanes.add(&part(2, 2));
-    assert_eq!(lanes.pressed(283), Some(Lane(2)));
+    assert_eq!(lanes.pressed(283, &[]), Some(Lane(2)));
 }
 
 #[test]
@@ -106,11 +106,11 @@ fn a_disk_that_others_fill_drops_no_more_than_is_wanted() {
     let lanes = lanes(WhenFull::DropOldest);
     lanes.add(&part(2, 200));
     lanes.set_room(0, 200);
-    assert_eq!(lanes.pressed(200), None, "nobody wants room");
+    assert_eq!(lanes.pressed(200, &[]), None, "nobody wants room");
     assert_eq!(lanes.fits(&part(2, 10), 210), Err(NoRoom::Pressed));
-    assert_eq!(lanes.pressed(200), Some(Lane(2)));
+    assert_eq!(lanes.pressed(200, &[]), Some(Lane(2)));
     lanes.dropped_some(Lane(2));
-    assert_eq!(lanes.pressed(200), None);
+    assert_eq!(lanes.pressed(200, &[]), None);
 }
 
 #[test]

@@ -314,14 +314,14 @@ fn a_loss_outlasts_its_segment_and_the_power() {
         let sim = written();
         sim.flip(&segments(&sim)[0], 1024 + 3100 * 3, 5);
         let sim = sim.fork(seed);
-        let (log, ..) = open(&sim);
+        let (log, writer, _) = open(&sim);
         // The disk does not take the entry at once.
         sim.fail_syncs(1);
         let lost = read(&mut log.reader(1)).1;
         assert_eq!(lost.len(), 1);
         log.release(21);
         assert_eq!(log.usage().segments, 2);
-        drop(log);
+        drop((log, writer));
         sim.cut_power();
         let losses: Lost = open(&sim).0.losses().into_iter().map(|loss| loss.lsns).collect();
         assert_eq!(losses, lost);
