@@ -7,6 +7,7 @@ mod formats;
 mod lanes;
 mod model;
 mod on_sled;
+mod races;
 mod regress;
 mod spare;
 mod wear;

@@ -9,13 +9,13 @@ use tidegate_event::record::Item;
 use super::*;
 use crate::log::segment;
 
-const ALERTS: Lane = Lane(1);
-const ALL: Covered = Covered { before: Lsn::MAX, control: u64::MAX, needed: 1 };
+pub(super) const ALERTS: Lane = Lane(1);
+pub(super) const ALL: Covered = Covered { before: Lsn::MAX, control: u64::MAX, needed: 1 };
 /// Of all segments, in these tests.
 const MAX: u64 = 1 << 20;
 
 /// Lane 0 with this policy, and `alerts`.
-fn with_lanes(dir: &Path, when_full: WhenFull) -> Options {
+pub(super) fn with_lanes(dir: &Path, when_full: WhenFull) -> Options {
     let rule = |when_full| Rule { when_full, ..Rule::default() };
     let default = LaneOptions { rule: rule(when_full), ..LaneOptions::default_lane() };
     let alerts = LaneOptions {
@@ -29,7 +29,7 @@ fn with_lanes(dir: &Path, when_full: WhenFull) -> Options {
 
 /// Appends an event of 900 bytes, each tenth an alert, received in this second; makes room if there is
 /// none.
-async fn fill(log: &Arc<Log>, second: i64, number: u64, covered: &Covered) -> Lsn {
+pub(super) async fn fill(log: &Arc<Log>, second: i64, number: u64, covered: &Covered) -> Lsn {
     let is_alert = number.is_multiple_of(10);
     let payload = [number as u8; 900];
     let topic = if is_alert { "alerts/hot" } else { "plant/boiler-7" };
@@ -54,7 +54,7 @@ async fn fill(log: &Arc<Log>, second: i64, number: u64, covered: &Covered) -> Ls
 /// As many events as the log has room for, nearly.
 const NEARLY_FULL: u64 = 700;
 
-async fn almost_fill(log: &Arc<Log>) {
+pub(super) async fn almost_fill(log: &Arc<Log>) {
     for number in 1..=NEARLY_FULL {
         fill(log, 5, number, &Covered { before: 1, ..ALL }).await;
     }
@@ -91,7 +91,7 @@ fn on_disk(options: &Options) -> u64 {
 }
 
 /// What the ledger says is lost, by lane: so many, all between these.
-fn ledger(log: &Log, reason: Reason) -> Vec<(Lane, RangeInclusive<Lsn>, u64)> {
+pub(super) fn ledger(log: &Log, reason: Reason) -> Vec<(Lane, RangeInclusive<Lsn>, u64)> {
     let of = |loss: Loss| (loss.reason == reason).then_some((loss.lane, loss.lsns, loss.count));
     log.losses().into_iter().filter_map(of).collect()
 }
