@@ -73,7 +73,7 @@ impl Packer {
 
     /// Compresses the payload of the frame in `plain`, whose header is left free: the frame to store,
     /// and the flags to add. `None` where it is to be stored as it is.
-    pub(super) fn pack(&mut self, plain: &[u8]) -> Option<(&mut [u8], u32)> {
+    pub(super) fn pack(&mut self, plain: &[u8]) -> Option<(&mut Vec<u8>, u32)> {
         let payload = &plain[HEADER_LEN..];
         if self.compression == Compression::None || payload.len() > LARGEST {
             return None;
@@ -102,8 +102,8 @@ impl Packer {
             }
         };
         let len = len.filter(|len| LENGTH + len < payload.len() - payload.len() / LEAST_SAVING)?;
-        let bytes = &mut self.bytes[..HEADER_LEN + LENGTH + len];
-        Some((bytes, frame::compressed(self.compression)))
+        self.bytes.truncate(HEADER_LEN + LENGTH + len);
+        Some((&mut self.bytes, frame::compressed(self.compression)))
     }
 }
 

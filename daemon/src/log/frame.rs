@@ -9,6 +9,8 @@
 //! payload: bytes that an older use of the same disk blocks left behind never pass for a frame, and
 //! no payload can contain one.
 
+mod crc;
+
 use tidegate_event::Lsn;
 
 use super::Compression;
@@ -84,13 +86,27 @@ impl Header {
 
 /// Writes the header of the frame in `bytes`, of which the first [`HEADER_LEN`] were left free.
 pub(super) fn seal(bytes: &mut [u8], first: Lsn, count: u32, flags: u32, salt: u64) {
+    let payload = crc32c::crc32c(&bytes[HEADER_LEN..]);
+    seal_summed(bytes, payload, first, count, flags, salt);
+}
+
+/// As [`seal`], where the CRC-32C of the payload is known already.
+pub(super) fn seal_summed(
+    bytes: &mut [u8],
+    payload: u32,
+    first: Lsn,
+    count: u32,
+    flags: u32,
+    salt: u64,
+) {
     let length = (bytes.len() - HEADER_LEN) as u32;
     bytes[0..4].copy_from_slice(&MAGIC);
     bytes[4..8].copy_from_slice(&length.to_le_bytes());
     bytes[8..12].copy_from_slice(&count.to_le_bytes());
     bytes[12..16].copy_from_slice(&flags.to_le_bytes());
     bytes[16..24].copy_from_slice(&first.to_le_bytes());
-    let crc = checksum(bytes, salt);
+    let front = crc32c::crc32c_append(crc32c::crc32c(&salt.to_le_bytes()), &bytes[..CRC_AT]);
+    let crc = crc::joined(front, payload, bytes.len() - HEADER_LEN);
     bytes[CRC_AT..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
 }
 

@@ -189,8 +189,7 @@ impl Queue {
         state.bytes += block.len();
         let (answer, commit) = oneshot::channel();
         if let Some(batch) = state.frames.back_mut() {
-            batch.bytes.extend_from_slice(block);
-            batch.counted += block.len();
+            batch.push(block);
             batch.count += count;
             batch.flags |= flags;
             batch.lanes.extend(parts);

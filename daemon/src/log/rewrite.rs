@@ -310,7 +310,7 @@ impl<'a> Out<'a> {
         }
         let (bytes, flags) = match self.packer.pack(&self.frame) {
             Some((bytes, flags)) => (bytes, flags | self.flags),
-            None => (&mut self.frame[..], self.flags),
+            None => (&mut self.frame, self.flags),
         };
         frame::seal(bytes, self.first, self.count, flags, self.salt);
         self.file.write_at(bytes, self.offset)?;

@@ -136,21 +136,24 @@ impl Writer {
     fn commit(&mut self, batch: &mut Batch) -> bool {
         let mut packer = std::mem::replace(&mut self.packer, Packer::new(Compression::None));
         let packed = packer.pack(&batch.bytes);
-        let flags = packed.as_ref().map_or(0, |(_, flags)| *flags);
         // Its buffer goes back to the batch, which may be used again.
         let mut plain = std::mem::take(&mut batch.bytes);
-        let stored = match packed {
-            Some((bytes, _)) => bytes,
-            None => &mut plain[..],
+        let (bytes, crc, flags) = match packed {
+            Some((bytes, flags)) => {
+                let crc = crc32c::crc32c(&bytes[frame::HEADER_LEN..]);
+                (bytes, crc, flags | batch.flags)
+            }
+            None => (&mut plain, batch.crc, batch.flags),
         };
-        let is_stored = self.store(stored, flags | batch.flags, batch);
+        let is_stored = self.store(bytes, crc, flags, batch);
         batch.bytes = plain;
         self.packer = packer;
         is_stored
     }
 
-    /// Makes a frame durable, with these flags, and answers those who wait for it.
-    fn store(&mut self, bytes: &mut [u8], flags: u32, batch: &mut Batch) -> bool {
+    /// Makes a frame whose payload has this checksum durable, with these flags, and answers those who wait
+    /// for it.
+    fn store(&mut self, bytes: &mut Vec<u8>, crc: u32, flags: u32, batch: &mut Batch) -> bool {
         for _ in 0..ATTEMPTS {
             let full = |active: &Active| {
                 let len = active.segment.len();
@@ -162,7 +165,8 @@ impl Writer {
                 self.begin_segment(0);
             }
             let Some(active) = &self.active else { return false };
-            frame::seal(bytes, self.next, batch.count, flags, active.segment.header.salt);
+            let salt = active.segment.header.salt;
+            frame::seal_summed(bytes, crc, self.next, batch.count, flags, salt);
             match self.write(active, bytes).and_then(|()| active.file.sync_data()) {
                 Ok(()) => {
                     self.next += u64::from(batch.count);
@@ -329,20 +333,23 @@ impl Writer {
         }
     }
 
-    /// Writes a frame behind the last one. Where the file has room, its last page is written whole: half
-    /// of one that is not in memory would have to be read first.
-    fn write(&self, active: &Active, frame: &[u8]) -> io::Result<()> {
+    /// Writes a frame behind the last one. Where the file has room, its last page is written whole, with
+    /// zeros behind the frame: half of one that is not in memory would have to be read first.
+    fn write(&self, active: &Active, frame: &mut Vec<u8>) -> io::Result<()> {
         let (offset, size) = (active.segment.len(), active.segment.size());
-        let end = offset + frame.len() as u64;
+        let len = frame.len();
+        let end = offset + len as u64;
+        let page_end = end.next_multiple_of(PAGE);
         if end > size {
             self.shared.make_room(end - size);
-        } else {
-            let page = end / PAGE * PAGE;
-            if page >= offset && page < end && page + PAGE <= size {
-                active.file.write_at(&[0; PAGE as usize], page)?;
-            }
+        } else if page_end - PAGE >= offset && page_end <= size {
+            let zeros = (page_end - end) as usize;
+            frame.reserve_exact(zeros);
+            frame.resize(len + zeros, 0);
         }
-        active.file.write_at(frame, offset)
+        let written = active.file.write_at(frame, offset);
+        frame.truncate(len);
+        written
     }
 
     /// The file of a new segment, durable under its name, and how large it is.

@@ -16,6 +16,8 @@ pub(in super::super) type Answer = Result<RangeInclusive<Lsn>, NotStored>;
 #[derive(Debug)]
 pub(in super::super) struct Batch {
     pub(in super::super) bytes: Vec<u8>,
+    /// CRC-32C of what lies behind that.
+    pub(in super::super) crc: u32,
     pub(in super::super) count: u32,
     pub(in super::super) flags: u32,
     /// What its events take in each lane.
@@ -30,6 +32,7 @@ impl Batch {
     pub(super) fn new() -> Self {
         Self {
             bytes: vec![0; frame::HEADER_LEN],
+            crc: 0,
             count: 0,
             flags: 0,
             lanes: InLanes::default(),
@@ -37,6 +40,13 @@ impl Batch {
             counted: 0,
             since: Instant::now(),
         }
+    }
+
+    /// Copies a block in.
+    pub(super) fn push(&mut self, block: &[u8]) {
+        self.bytes.extend_from_slice(block);
+        self.crc = crc32c::crc32c_append(self.crc, block);
+        self.counted += block.len();
     }
 
     /// Answers everybody who waits: the events begin at `first`. Control records get an empty range.
@@ -55,7 +65,7 @@ impl Batch {
         if self.bytes.capacity() > 2 * max_bytes {
             self.bytes.shrink_to(max_bytes);
         }
-        (self.count, self.flags) = (0, 0);
+        (self.crc, self.count, self.flags) = (0, 0, 0);
         self.lanes.clear();
     }
 }
