@@ -205,6 +205,11 @@ impl Batch {
         self.entries[index].lsn
     }
 
+    /// The LSNs of its events.
+    pub(super) fn lsns(&self) -> impl Iterator<Item = Lsn> {
+        self.entries.iter().map(|entry| entry.lsn)
+    }
+
     /// Bytes of some of the events, at least one.
     pub(super) fn size(&self, events: &Range<usize>) -> usize {
         self.entries[events.end - 1].end - self.start(events.start)

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::batch::Batch;
 use super::dead_letter::DeadLetters;
-use super::inflight::FlightId;
+use super::inflight::{Contact, Departure, FlightId};
 use super::metrics::SinkMetrics;
 use super::pace::Pacer;
 use super::status::{Condition, Monitor};
@@ -50,6 +50,7 @@ struct Suspect {
 /// Where a batch stands.
 struct Delivery<'b> {
     batch: &'b Batch,
+    contact: &'b Contact,
     /// What is still to be sent; the next part last.
     parts: Vec<Range<usize>>,
     suspects: VecDeque<Suspect>,
@@ -60,21 +61,30 @@ struct Delivery<'b> {
 }
 
 impl Courier {
-    /// Ends when every event of the batch is done with. Answers the batch's number.
-    pub(super) async fn deliver(self: Arc<Self>, id: FlightId, batch: Batch) -> FlightId {
+    /// Ends when every event of the batch is done with. Answers the batch's number. Dropping it takes the
+    /// batch back.
+    pub(super) async fn deliver(self: Arc<Self>, departure: Departure) -> FlightId {
+        let Departure { id, batch, contact, .. } = departure;
         let all = 0..batch.count();
         let parts = match self.sink.takes_batches() {
             true => vec![all],
             false => all.rev().map(|index| index..index + 1).collect(),
         };
         let (suspects, since) = (VecDeque::new(), self.trust.deliveries());
-        let mut delivery = Delivery { batch: &batch, parts, suspects, since, is_mistrusted: false };
+        let mut delivery = Delivery {
+            batch: &batch,
+            contact: &contact,
+            parts,
+            suspects,
+            since,
+            is_mistrusted: false,
+        };
         while let Some(part) = delivery.parts.pop() {
             if part.len() > 1 && !self.pacer.fits(batch.size(&part)) {
                 delivery.halve(part);
                 continue;
             }
-            match self.send(&batch, part.clone()).await {
+            match self.send(&delivery, part.clone()).await {
                 Verdict::Delivered => {}
                 Verdict::Split => self.split(&mut delivery, part),
                 Verdict::Poison(_) if part.len() > 1 => self.split(&mut delivery, part),
@@ -119,15 +129,25 @@ impl Courier {
     }
 
     /// Sends some of the batch's events in one message until there is a verdict.
-    async fn send(&self, batch: &Batch, part: Range<usize>) -> Verdict {
+    async fn send(&self, delivery: &Delivery<'_>, part: Range<usize>) -> Verdict {
+        let Delivery { batch, contact, .. } = delivery;
         let message = self.sink.prepare(batch.body(part.clone())).await;
         let (mut failures, mut timeouts) = (0, 0);
         loop {
             self.pacer.turn(part.len(), message.len()).await;
+            contact.ask();
             let sent = Instant::now();
             let outcome = self.sink.send(&message).await;
             let took = sent.elapsed();
             self.metrics.answer_time.observe(took.as_secs_f64());
+            match &outcome {
+                Outcome::Delivered | Outcome::Partly { .. } | Outcome::Poison(_) => {
+                    contact.answered()
+                }
+                Outcome::Throttled(_) | Outcome::Retry(_) | Outcome::Misconfigured(_) => {
+                    contact.failed()
+                }
+            }
             match outcome {
                 Outcome::Delivered => {
                     self.pacer.arrived(batch.size(&part), took);

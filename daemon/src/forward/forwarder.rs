@@ -81,6 +81,7 @@ impl Forwarder {
             if streams.arrange(&mut self.in_flight, &self.behind, held_back, committed, now) {
                 let (sink, from) = (self.courier.monitor.name(), streams.cursor());
                 info!(sink, from, newest = committed, "is behind: {}", streams.order());
+                sends.keep(&self.in_flight);
             }
             streams.close(&mut self.in_flight, committed, now, grace.is_some());
             if reading.is_none() {
@@ -118,6 +119,7 @@ impl Forwarder {
                     self.tell(filled);
                 }
                 () = changed(&mut self.committed), if at_tail => {}
+                () = self.courier.pacer.heals() => {}
                 () = saving.finished() => self.courier.monitor.step(),
                 () = self.drain.cancelled(), if grace.is_none() => {
                     grace = Some(Instant::now() + GRACE);
@@ -139,11 +141,10 @@ impl Forwarder {
             let Some(departure) = self.in_flight.next(ready <= now && !waits) else {
                 return (ready > now && self.in_flight.has_history()).then_some(ready);
             };
-            let (id, batch) = (departure.id, departure.batch);
             if departure.is_historical {
-                self.backlog_rate.take(batch.count(), batch.len());
+                self.backlog_rate.take(departure.batch.count(), departure.batch.len());
             }
-            sends.push(Arc::clone(&self.courier).deliver(id, batch));
+            sends.push(departure.id, Arc::clone(&self.courier).deliver(departure));
         }
     }
 
@@ -197,14 +198,14 @@ impl Forwarder {
 /// Waits for the read that is under way; for ever, if there is none.
 async fn finished(reading: &mut Reading) -> (Back, Filled) {
     let Some(task) = reading else { return std::future::pending().await };
-    let done = match task.await {
+    let done = task.await;
+    *reading = None;
+    match done {
         Ok(done) => done,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         // The runtime is being shut down.
         Err(_) => std::future::pending().await,
-    };
-    *reading = None;
-    done
+    }
 }
 
 /// Waits for a commit.
@@ -263,20 +264,30 @@ impl Saving {
 /// The deliveries under way. They are polled in the forwarder's own task: what is heavy about them
 /// happens elsewhere.
 #[derive(Default)]
-struct Sends(Vec<Pin<Box<dyn Future<Output = FlightId> + Send>>>);
+struct Sends(Vec<Sending>);
+
+struct Sending {
+    id: FlightId,
+    delivery: Pin<Box<dyn Future<Output = FlightId> + Send>>,
+}
 
 impl Sends {
-    fn push(&mut self, send: impl Future<Output = FlightId> + Send + 'static) {
-        self.0.push(Box::pin(send));
+    fn push(&mut self, id: FlightId, send: impl Future<Output = FlightId> + Send + 'static) {
+        self.0.push(Sending { id, delivery: Box::pin(send) });
+    }
+
+    /// Drops those of batches that were taken back.
+    fn keep(&mut self, in_flight: &InFlight) {
+        self.0.retain(|sending| in_flight.flies(sending.id));
     }
 
     /// The next one that ends; never, if there is none.
     async fn next(&mut self) -> FlightId {
         poll_fn(|context| {
             for index in 0..self.0.len() {
-                if let Poll::Ready(partitions) = self.0[index].as_mut().poll(context) {
+                if let Poll::Ready(id) = self.0[index].delivery.as_mut().poll(context) {
                     drop(self.0.swap_remove(index));
-                    return Poll::Ready(partitions);
+                    return Poll::Ready(id);
                 }
             }
             Poll::Pending

@@ -6,6 +6,8 @@
 //! another's go first; they do not wait for each other's partitions.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidegate_event::Lsn;
 
@@ -37,8 +39,39 @@ pub(super) struct Rank {
 #[derive(Debug)]
 pub(super) struct Departure {
     pub(super) id: FlightId,
-    pub(super) batch: Batch,
+    pub(super) batch: Arc<Batch>,
+    pub(super) contact: Arc<Contact>,
     pub(super) is_historical: bool,
+}
+
+/// What of a batch the bus has, or may have in a moment. A batch in flight of which it has nothing waits for
+/// its turn, and can be taken back.
+#[derive(Debug, Default)]
+pub(super) struct Contact {
+    is_asked: AtomicBool,
+    has_answered: AtomicBool,
+}
+
+impl Contact {
+    /// A message of it leaves.
+    pub(super) fn ask(&self) {
+        self.is_asked.store(true, Ordering::Release);
+    }
+
+    /// The message failed: it is to be sent again.
+    pub(super) fn failed(&self) {
+        self.is_asked.store(false, Ordering::Release);
+    }
+
+    /// The bus has decided on an event.
+    pub(super) fn answered(&self) {
+        self.has_answered.store(true, Ordering::Release);
+        self.failed();
+    }
+
+    fn is_there(&self) -> bool {
+        self.is_asked.load(Ordering::Acquire) || self.has_answered.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Debug)]
@@ -46,6 +79,8 @@ pub(super) struct InFlight {
     max: usize,
     /// In the order of their ranks.
     waiting: VecDeque<Waiting>,
+    /// Batches of these do not leave now.
+    held: Streams,
     flying: Vec<Flight>,
     flights: u64,
 }
@@ -58,18 +93,16 @@ struct Waiting {
 }
 
 /// What is remembered of a batch that was sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Flight {
     id: FlightId,
+    batch: Arc<Batch>,
+    contact: Arc<Contact>,
     /// The stream that it is of, and those that it was divided into since.
     streams: Streams,
     /// These, and those whose events come after its own.
     holds_up: Streams,
     is_historical: bool,
-    partitions: Partitions,
-    first: Lsn,
-    received: i64,
-    bytes: usize,
 }
 
 /// The partitions that are taken, by stream.
@@ -91,7 +124,7 @@ impl Taken {
         for flight in flying {
             let mut left = flight.holds_up.0;
             while left != 0 {
-                taken.take(StreamId(left.trailing_zeros() as u8), flight.partitions);
+                taken.take(StreamId(left.trailing_zeros() as u8), flight.batch.partitions());
                 left &= left - 1;
             }
         }
@@ -110,7 +143,8 @@ impl Taken {
 impl InFlight {
     /// At most `max` batches fly at once.
     pub(super) fn new(max: usize) -> Self {
-        Self { max, waiting: VecDeque::new(), flying: Vec::new(), flights: 0 }
+        let (waiting, held, flying) = (VecDeque::new(), Streams(0), Vec::new());
+        Self { max, waiting, held, flying, flights: 0 }
     }
 
     /// Lets a closed batch wait for its turn.
@@ -131,23 +165,22 @@ impl InFlight {
         let mut taken = Taken::of(&self.flying);
         let index = self.waiting.iter().position(|waiting| {
             let free = taken.take(waiting.stream, waiting.batch.partitions());
-            free && (history || !waiting.rank.is_historical)
+            free && (history || !waiting.rank.is_historical) && !self.held.contains(waiting.stream)
         })?;
         let Waiting { batch, stream, rank } = self.waiting.remove(index)?;
         self.flights += 1;
         let id = FlightId(self.flights);
         let is_historical = rank.is_historical;
+        let (batch, contact) = (Arc::new(batch), Arc::default());
         self.flying.push(Flight {
             id,
+            batch: Arc::clone(&batch),
+            contact: Arc::clone(&contact),
             streams: Streams::one(stream),
             holds_up: Streams::one(stream),
             is_historical,
-            partitions: batch.partitions(),
-            first: batch.first(),
-            received: batch.received(),
-            bytes: batch.len(),
         });
-        Some(Departure { id, batch, is_historical })
+        Some(Departure { id, batch, contact, is_historical })
     }
 
     /// This batch is done with: delivered, or in the dead-letter queue.
@@ -155,13 +188,35 @@ impl InFlight {
         self.flying.retain(|flight| flight.id != id);
     }
 
-    /// Takes back what waits of a stream.
-    pub(super) fn withdraw(&mut self, stream: StreamId) -> Vec<Batch> {
-        let all = std::mem::take(&mut self.waiting);
-        let (theirs, others): (VecDeque<_>, _) =
-            all.into_iter().partition(|waiting| waiting.stream == stream);
-        self.waiting = others;
-        theirs.into_iter().map(|waiting| waiting.batch).collect()
+    /// Keeps the batches of a stream from leaving, until [`InFlight::let_go`].
+    pub(super) fn hold(&mut self, stream: StreamId) {
+        self.held.0 |= Streams::one(stream).0;
+    }
+
+    /// Batches of all streams may leave.
+    pub(super) fn let_go(&mut self) {
+        self.held = Streams(0);
+    }
+
+    /// Whether the batch flies: it was not answered, nor taken back.
+    pub(super) fn flies(&self, id: FlightId) -> bool {
+        self.flying.iter().any(|flight| flight.id == id)
+    }
+
+    /// Takes back what waits of a stream, and what flies of it alone and the bus has nothing of. Answers
+    /// the events.
+    pub(super) fn withdraw(&mut self, stream: StreamId) -> Vec<Lsn> {
+        let mut lsns: Vec<Lsn> = self.waiting_of(stream).flat_map(Batch::lsns).collect();
+        self.waiting.retain(|waiting| waiting.stream != stream);
+        let only = Streams::one(stream);
+        self.flying.retain(|flight| {
+            let stays = flight.streams != only || flight.contact.is_there();
+            if !stays {
+                lsns.extend(flight.batch.lsns());
+            }
+            stays
+        });
+        lsns
     }
 
     /// Of what flies of `stream`, some events may be of `part`, too: it holds up both.
@@ -197,7 +252,7 @@ impl InFlight {
     /// The partitions of which a batch of the stream flies or waits.
     pub(super) fn partitions(&self, stream: StreamId) -> Partitions {
         let flying = self.flying.iter().filter(|flight| flight.holds_up.contains(stream));
-        let flying = flying.map(|flight| flight.partitions);
+        let flying = flying.map(|flight| flight.batch.partitions());
         let waiting = self.waiting_of(stream).map(Batch::partitions);
         flying.chain(waiting).fold(Partitions::default(), Partitions::with)
     }
@@ -205,17 +260,18 @@ impl InFlight {
     /// The stream's lowest LSN that is not done with; everything below it that was closed is.
     pub(super) fn first(&self, stream: StreamId) -> Option<Lsn> {
         let waiting = self.waiting_of(stream).map(Batch::first);
-        self.flying_of(stream).map(|flight| flight.first).chain(waiting).min()
+        self.flying_of(stream).map(Batch::first).chain(waiting).min()
     }
 
     /// When the stream's oldest event was received that is not done with, in microseconds since 1970.
     pub(super) fn received(&self, stream: StreamId) -> Option<i64> {
         let waiting = self.waiting_of(stream).map(Batch::received);
-        self.flying_of(stream).map(|flight| flight.received).chain(waiting).min()
+        self.flying_of(stream).map(Batch::received).chain(waiting).min()
     }
 
-    fn flying_of(&self, stream: StreamId) -> impl Iterator<Item = &Flight> {
-        self.flying.iter().filter(move |flight| flight.streams.contains(stream))
+    fn flying_of(&self, stream: StreamId) -> impl Iterator<Item = &Batch> {
+        let theirs = self.flying.iter().filter(move |flight| flight.streams.contains(stream));
+        theirs.map(|flight| &*flight.batch)
     }
 
     fn waiting_of(&self, stream: StreamId) -> impl Iterator<Item = &Batch> {
@@ -226,7 +282,7 @@ impl InFlight {
     /// Bytes of bodies held.
     pub(super) fn bytes(&self) -> usize {
         let waiting: usize = self.waiting.iter().map(|waiting| waiting.batch.len()).sum();
-        waiting + self.flying.iter().map(|flight| flight.bytes).sum::<usize>()
+        waiting + self.flying.iter().map(|flight| flight.batch.len()).sum::<usize>()
     }
 
     /// Batches in flight.

@@ -49,9 +49,10 @@
 //!   one, by priority, then age. What is read of a backlog is sent with `historical: true`, within
 //!   `rate.backlog-*`, and leaves one of `max-in-flight` requests to the newest events.
 //!
-//! Batches of the stream that ranks highest go first; reading goes round. What waited in memory is given
-//! back and read again, each event by the stream that it is of now; what is in flight stays as it is, and
-//! holds up both.
+//! Batches of the stream that ranks highest go first; reading goes round. What is in memory and
+//! the bus has nothing of (it waits for its turn: for the breaker, the rate, or a place in flight) is given
+//! back and read again, each event by the stream that it is of now. What the bus may have in a moment, or has
+//! in part, stays as it is, and holds up both.
 //!
 //! Streams that go on with the log become one again: those ahead wait at the next chunk, until all of them
 //! are at the same LSN. So a sink that keeps up reads the log once. A range of a backlog ends; the next

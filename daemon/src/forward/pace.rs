@@ -61,6 +61,7 @@ impl Pace {
 pub(super) struct Pacer {
     pace: Mutex<Pace>,
     changed: Notify,
+    healed: Notify,
     backoff: Backoff,
 }
 
@@ -78,6 +79,7 @@ impl Pacer {
                 sending: 0,
             }),
             changed: Notify::new(),
+            healed: Notify::new(),
             backoff: Backoff::new(&config.retry),
         }
     }
@@ -117,8 +119,17 @@ impl Pacer {
     pub(super) fn answered(&self) {
         let mut pace = self.pace();
         pace.reported();
+        if pace.breaker.has_failed() {
+            self.healed.notify_one();
+        }
         pace.breaker.answered();
         self.changed.notify_waiters();
+    }
+
+    /// Waits until the bus answers again after a failure; not, if it has since the last call. For one
+    /// task.
+    pub(super) async fn heals(&self) {
+        self.healed.notified().await;
     }
 
     /// No answer, or none that counts; the message's `attempts` so far failed. Answers how long this

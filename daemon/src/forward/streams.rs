@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidegate_event::Lsn;
 use tokio::time::Instant;
 
+use super::batch::Batch;
 use super::behind::Behind;
 use super::inflight::{InFlight, StreamId};
 use super::intake::{Again, End, Filled, Intake, Source};
@@ -124,6 +125,7 @@ impl Streams {
     ) -> bool {
         self.list.retain(|stream| stream.to.is_none() || !stream.is_over(in_flight));
         let mut divided = false;
+        in_flight.let_go();
         // While the bus takes nothing, nothing is gained; and more comes until it does.
         if !is_held_back {
             let late: Vec<StreamId> = self
@@ -157,12 +159,15 @@ impl Streams {
         if more == 0 || self.list.len() + more > MAX_SPANS {
             return None;
         }
-        // What waits is read again, each event by the stream that it is of now. What flies stays.
-        let mut intake = self.list[at].intake.take()?;
+        let Some(mut intake) = self.list[at].intake.take() else {
+            // A read is under way. What is cut does not leave in the order of before, meanwhile.
+            in_flight.hold(id);
+            return None;
+        };
+        // What waits is read again, each event by the stream that it is of now. What the bus may have stays.
         let mut back = in_flight.withdraw(id);
-        back.extend(intake.opens.take());
-        let lsns = back.iter().flat_map(|batch| (0..batch.count()).map(|index| batch.lsn(index)));
-        let again = intake.again(lsns.collect());
+        back.extend(intake.opens.take().iter().flat_map(Batch::lsns));
+        let again = intake.again(back);
         let from = again.lsns.first().map_or(intake.next(), |first| intake.next().min(*first));
         let live = again.until.max(committed + 1);
         let to = self.live_first.then_some(live);

@@ -1,4 +1,5 @@
 mod bus;
+mod division;
 mod histories;
 mod refusals;
 mod streams;

@@ -78,9 +78,10 @@ fn what_flies_holds_up_all_streams_that_its_own_was_divided_into() {
     let (all, part) = (Partitions::one(0), StreamId(2));
     in_flight.push(batch(all, &[1, 5]), ONE, RANK);
     in_flight.push(batch(all, &[6, 7]), ONE, RANK);
-    let (flight, _) = next(&mut in_flight).unwrap();
-    let back = in_flight.withdraw(ONE);
-    assert_eq!(back.iter().map(Batch::first).collect::<Vec<_>>(), [6]);
+    let departure = in_flight.next(true).unwrap();
+    let flight = departure.id;
+    departure.contact.ask();
+    assert_eq!(in_flight.withdraw(ONE), [6, 7]);
     in_flight.divide(ONE, part);
     assert_eq!((in_flight.first(ONE), in_flight.first(part)), (Some(1), Some(1)));
     in_flight.push(batch(all, &[7]), part, FIRST);
@@ -115,12 +116,44 @@ fn what_flies_goes_before_the_newest_events_of_its_sources_and_is_not_theirs() {
     assert_eq!(next(&mut in_flight).unwrap().1, 9);
     assert!(next(&mut in_flight).is_none());
     // Divided once more before it is answered.
-    assert_eq!(in_flight.withdraw(live).len(), 1);
+    assert_eq!(in_flight.withdraw(live), [8, 9]);
     in_flight.precede(live, later);
     in_flight.push(batch(a, &[11]), later, FIRST);
     assert!(next(&mut in_flight).is_none());
     in_flight.done(flight);
     assert_eq!(next(&mut in_flight).unwrap().1, 11);
+}
+
+#[test]
+fn what_the_bus_has_nothing_of_is_taken_back() {
+    let mut in_flight = InFlight::new(8);
+    for partition in 0..5 {
+        in_flight.push(batch(Partitions::one(partition), &[partition as Lsn + 1]), ONE, RANK);
+    }
+    let flights: Vec<Departure> = std::iter::from_fn(|| in_flight.next(true)).collect();
+    // Not sent; being sent; sent, and it failed; sent, and the bus took some; the same, and the rest failed.
+    flights[1..].iter().for_each(|flight| flight.contact.ask());
+    flights[2].contact.failed();
+    flights[3..].iter().for_each(|flight| flight.contact.answered());
+    flights[4].contact.ask();
+    flights[4].contact.failed();
+    in_flight.hold(ONE);
+    in_flight.push(batch(Partitions::one(7), &[8]), ONE, RANK);
+    assert!(in_flight.next(true).is_none(), "they wait");
+    in_flight.push(batch(Partitions::one(7), &[9]), StreamId(2), RANK);
+    assert_eq!(next(&mut in_flight).unwrap().1, 9, "others do not");
+    let mut back = in_flight.withdraw(ONE);
+    back.sort_unstable();
+    assert_eq!(back, [1, 3, 8]);
+    let stay: Vec<bool> = flights.iter().map(|flight| in_flight.flies(flight.id)).collect();
+    assert_eq!(stay, [false, true, false, true, true]);
+    assert_eq!(in_flight.first(ONE), Some(2));
+    in_flight.let_go();
+    in_flight.push(batch(Partitions::one(0), &[1]), ONE, RANK);
+    assert_eq!(next(&mut in_flight).unwrap().1, 1);
+    // What may be of another stream, too, stays.
+    in_flight.divide(ONE, StreamId(3));
+    assert!(in_flight.withdraw(ONE).is_empty());
 }
 
 proptest! {

@@ -76,7 +76,7 @@ pub(super) fn is_one(gateway: &Gateway, next: Lsn) -> bool {
 async fn the_newest_events_go_first_and_the_backlog_follows_as_history() {
     let bus = Bus::closed().await;
     let mut gateway = behind(&bus, Drain::LiveFirst, |config| {
-        config.rate.backlog_events = Some(100);
+        config.rate.backlog_events = Some(50);
     });
     let handle = gateway.start();
     outage(&gateway, &handle, 100).await;
@@ -107,7 +107,7 @@ async fn the_newest_events_go_first_and_the_backlog_follows_as_history() {
     assert_eq!((arrived.len(), ids(&arrived).len()), (440, 440), "nothing twice");
     let (live, history) = (of(&arrived, false), of(&arrived, true));
     let flying = live.values().flatten().filter(|n| n.parse::<usize>().unwrap() < 100).count();
-    assert!(flying <= 4 * 50, "but for what was in flight: {flying}");
+    assert!(flying <= 50, "but for the batch that found the bus: {flying}");
     assert_eq!(newest(&arrived), 40);
     for data in live.values().chain(history.values()) {
         let numbers: Vec<usize> = data.iter().map(|n| n.parse().unwrap()).collect();
@@ -155,7 +155,7 @@ async fn the_newest_events_wait_for_what_flies_of_their_sources() {
 async fn lanes_of_a_higher_priority_go_first_and_the_streams_become_one_again() {
     let bus = Bus::closed().await;
     let mut gateway = behind(&bus, Drain::InOrder, |config| {
-        config.rate.max_events = Some(400);
+        config.rate.max_events = Some(200);
     });
     let handle = gateway.start();
     outage(&gateway, &handle, 300).await;
@@ -188,12 +188,13 @@ async fn lanes_of_a_higher_priority_go_first_and_the_streams_become_one_again() 
 async fn a_cursor_of_several_ranges_goes_on_where_it_stood() {
     let bus = Bus::closed().await;
     let mut gateway = behind(&bus, Drain::LiveFirst, |config| {
-        config.rate.backlog_events = Some(100);
+        // Some seconds are left of it, on a slow machine too.
+        config.rate.backlog_events = Some(20);
     });
     let handle = gateway.start();
     outage(&gateway, &handle, 100).await;
     bus.reopen().await;
-    eventually("history arrives", || of(&bus.arrived(), true).values().flatten().count() >= 100)
+    eventually("history arrives", || of(&bus.arrived(), true).values().flatten().count() >= 20)
         .await;
     gateway.publish("s0", numbers(100..130)).await;
     bus.when(|bus| bus.data().contains(&"129".to_owned())).await;
@@ -211,6 +212,7 @@ async fn a_cursor_of_several_ranges_goes_on_where_it_stood() {
     gateway.shared.cursors.set_spans("cloud", spans).unwrap();
     // In order from now on: what is a backlog is one all the same.
     gateway.config.drain = Drain::InOrder;
+    gateway.config.rate.backlog_events = None;
     gateway.start();
     eventually("all is there", || ids(&bus.arrived()).len() == 430).await;
     eventually("one stream is left", || is_one(&gateway, 431)).await;
