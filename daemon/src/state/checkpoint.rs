@@ -69,7 +69,8 @@ pub(super) fn write(
     };
     let mut outcome = attempt();
     if outcome.as_ref().is_err_and(StateError::is_disk_full) && kept.len() >= KEEP {
-        // The newest of the old ones stays.
+        // The newest of the old ones stays; its name may not be durable, where an attempt failed at that.
+        storage.sync_dir(dir)?;
         let (_, oldest) = kept.remove(0);
         storage.unlink(&oldest)?;
         outcome = attempt();
