@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A loss that the ledger covers already is not entered twice, so whoever meets the damage may report
-//! it.
+//! it. What was found when it was opened is written once more, where it lies, before it counts as durable.
 //!
 //! *Bound*: where one entry more would take the file beyond `max_ledger`, the older half of the entries
 //! is merged into a quarter of what the bound allows: no LSN leaves the ledger, and no count, but the
@@ -97,13 +97,12 @@ impl Ledger {
             damaged(&bytes);
         }
         let max_entries = (max_bytes.min(LARGEST) as usize / ENTRY_LEN).max(LEAST_ENTRIES);
-        let saved = entries.len();
-        let anew = bad > 0 || bytes.len() != saved * ENTRY_LEN;
-        let state = State { entries, saved, offset: 0, anew, damaged: bad, file: None };
+        let anew = bad > 0 || bytes.len() != entries.len() * ENTRY_LEN;
+        // What a crash of the process left may be in memory only, and the kernel call it clean: it is
+        // written again, where it lies, before anything counts as saved.
+        let state = State { entries, saved: 0, offset: 0, anew, damaged: bad, file: None };
         let (state, entered) = (Mutex::new(state), watch::Sender::default());
-        let ledger = Self { storage, path, max_entries, state, entered };
-        ledger.lock().offset = (saved * ENTRY_LEN) as u64;
-        Ok(ledger)
+        Ok(Self { storage, path, max_entries, state, entered })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
