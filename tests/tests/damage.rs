@@ -103,7 +103,37 @@ const DAMAGES: &[Damage] = &[
     (
         "the oldest segment is missing",
         |data| fs::remove_file(&segments(data)[0]).unwrap(),
+        Left::AllBut(70),
+    ),
+    ("the oldest segment is emptied", |data| cut(&segments(data)[0], 0, 1), Left::AllBut(70)),
+    (
+        "the oldest segment is missing, and what says where the log begins",
+        |data| {
+            fs::remove_file(&segments(data)[0]).unwrap();
+            fs::remove_file(data.join("log/beginning")).unwrap();
+        },
         Left::Newer,
+    ),
+    ("where the log begins has a flipped bit", |data| flip(&data.join("log/beginning")), Left::All),
+    ("where the log begins is emptied", |data| cut(&data.join("log/beginning"), 0, 1), Left::All),
+    ("where the log begins is cut", |data| cut(&data.join("log/beginning"), 1, 20), Left::All),
+    (
+        "where the log begins is missing",
+        |data| fs::remove_file(data.join("log/beginning")).unwrap(),
+        Left::All,
+    ),
+    (
+        "where the log begins is another file",
+        |data| fs::write(data.join("log/beginning"), [7; 99_999]).unwrap(),
+        Left::All,
+    ),
+    (
+        "where the log begins is a directory",
+        |data| {
+            fs::remove_file(data.join("log/beginning")).unwrap();
+            fs::create_dir(data.join("log/beginning")).unwrap();
+        },
+        Left::All,
     ),
     ("the newest segment is cut", |data| cut(&newest(data), 1, 2), Left::AllBut(70)),
     ("the newest segment is emptied", |data| cut(&newest(data), 0, 1), Left::AllBut(70)),

@@ -168,6 +168,48 @@ fn damage_is_found_whether_or_not_the_gateway_runs() {
 }
 
 #[test]
+fn a_missing_oldest_segment_is_found_and_told() {
+    let receiver = Receiver::start();
+    let mut gateway = Gateway::start(KEPT);
+    publish_each(&gateway, 1..=300);
+    assert!(run(&gateway, &["log", "inspect"]).contains("begins       at LSN 1\n"));
+    gateway.stop();
+    let [oldest, next] = &segments(&gateway)[..2] else { panic!("too few segments") };
+    let name = next.file_name().unwrap().to_string_lossy();
+    let last = name[..20].parse::<u64>().unwrap() - 1;
+    fs::remove_file(oldest).unwrap();
+    let (status, said) = fail(&gateway, &["log", "verify"]);
+    assert_eq!(status, 65, "{said}");
+    assert!(said.contains(&format!("not there: LSN 1 to {last} ({last} events)")), "{said}");
+
+    // A sink that has no cursor yet goes on behind it.
+    let config = format!("{KEPT}\n{}", receiver.sink());
+    let config = tidegate_tests::gateway::config(gateway.site(), &config);
+    gateway.site().write("tidegate.toml", &config);
+    gateway.restart();
+    let missing = usize::try_from(last).unwrap();
+    let lsn = |id: &serde_json::Value| {
+        id.as_str().unwrap().rsplit('-').next().unwrap().parse::<u64>().unwrap()
+    };
+    eventually("the rest is upstream, and the loss", LATER, || {
+        let events = receiver.events();
+        let loss = |event: &serde_json::Value| {
+            event["type"] == "tidegate.loss"
+                && event["data"]["reason"] == "missing"
+                && event["data"]["count"] == last
+                && lsn(&event["data"]["first"]) == 1
+                && lsn(&event["data"]["last"]) == last
+        };
+        events.len() == 300 - missing + 1 && events.iter().any(loss)
+    });
+    let shown = run(&gateway, &["log", "inspect"]);
+    assert!(shown.contains(&format!("begins       at LSN {}\n", last + 1)), "{shown}");
+    let verified = run(&gateway, &["log", "verify"]);
+    assert!(verified.ends_with("no damage\n"), "{verified}");
+    gateway.stop();
+}
+
+#[test]
 fn a_repair_is_told_first_and_then_done() {
     let mut gateway = Gateway::start(KEPT);
     publish_each(&gateway, 1..=100);

@@ -82,6 +82,7 @@ impl Claim {
         let shared = Arc::new(shared);
         shared.take_spares(spares);
         let writer = Writer::new(Arc::clone(&shared), active, next, sequence, lock);
+        shared.begins_as_found();
         Ok((Log { shared, writer: Mutex::new(None) }, writer, report))
     }
 }

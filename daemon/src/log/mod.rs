@@ -20,7 +20,7 @@
 //!
 //! One directory: `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`, `segment.new`
 //! (one that is being created), `segment.rewritten` (one that is to take the place of others), `lanes` (their
-//! names and numbers, `lane/names.rs`), `<sequence, 8 hex digits>.spare`, `ledger` (`ledger.new` while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
+//! names and numbers, `lane/names.rs`), `beginning` (where the log begins, `beginning.rs`), `<sequence, 8 hex digits>.spare`, `ledger` (`ledger.new` while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
 //!
 //! A **segment** begins with two copies of its header, one in each of its first two sectors of 512
 //! bytes; either will do:
@@ -159,7 +159,8 @@
 //! # Releasing
 //!
 //! [`Log::release`] unlinks segments below an LSN, or renames them to spares, the oldest first, and syncs the
-//! directory behind each; only then is a spare written over. One that a reader has open is unlinked. Who has one open
+//! directory behind each; only then is a spare written over. Before, `beginning` says, durably, where the log
+//! begins without them: so that an oldest segment that vanishes is not taken for one that was released. One that a reader has open is unlinked. Who has one open
 //! from outside meets what looks like damage, finds that the file is gone, and takes it for released. The newest segment always stays, because LSNs and epoch go on from it; when appenders lack room
 //! while all is released, the writer begins a new one, so that the last one can go too.
 //!
@@ -167,7 +168,8 @@
 //!
 //! The directory is locked. All headers are read; a newer version refuses, before anything is
 //! changed. Set aside in `quarantine/`: files with other names, segments of another lane or epoch,
-//! segments too short for a header. Segments whose place another one has taken are removed. A segment whose two header copies are damaged is set aside too, with the
+//! segments too short for a header. What is missing between where the log is to begin (`beginning`) and its
+//! oldest segment is entered in the ledger. Segments whose place another one has taken are removed. A segment whose two header copies are damaged is set aside too, with the
 //! LSNs that it may have held in the ledger; LSNs go on behind them.
 //!
 //! What an older segment holds follows from the header of the next: its first LSN, and where the
@@ -215,6 +217,8 @@ mod restore;
 mod recovery;
 // what it sets aside,
 mod quarantine;
+// what it misses at the front,
+mod beginning;
 // what is lost.
 mod ledger;
 // Its parts,

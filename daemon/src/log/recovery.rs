@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use tidegate_event::record::{self, InLanes};
 use tidegate_event::{Epoch, EventId, Lane, Lsn};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
+use super::beginning::{self, Identity, Said, Useless};
 use super::compress::Payloads;
 use super::frame;
 use super::gone::Gone;
@@ -29,7 +30,7 @@ const SCAN_READ: usize = 1 << 20;
 const LEAST_EVENT: u64 = 2;
 
 /// Files that are no segments.
-const OURS: [&str; 7] = [
+const OURS: [&str; 9] = [
     LOCK,
     LEDGER,
     ledger::UNFINISHED,
@@ -37,6 +38,8 @@ const OURS: [&str; 7] = [
     lane::UNFINISHED,
     segment::UNFINISHED,
     segment::REWRITTEN,
+    beginning::FILE,
+    beginning::UNFINISHED,
 ];
 
 /// What opening a log found and did.
@@ -112,6 +115,8 @@ pub(super) struct Recovered {
     /// The newest segment, if it can take more.
     pub(super) active: Option<Active>,
     pub(super) spares: Vec<Spare>,
+    /// What the file says of where it begins.
+    pub(super) beginning: Said,
     pub(super) report: Recovery,
 }
 
@@ -208,8 +213,10 @@ impl Place<'_> {
             sequence: found.iter().map(Found::through).max().unwrap_or_default(),
             active: None,
             spares,
+            beginning: Said::Nothing,
             report,
         };
+        self.look_before(&found, &mut recovered);
         for (index, file) in found.iter().enumerate() {
             let following = found.get(index + 1);
             match &file.header {
@@ -273,6 +280,34 @@ impl Place<'_> {
         let read = read.unwrap_or(0);
         front.truncate(read);
         Ok((front, file.len()?))
+    }
+
+    /// Reads where the log is to begin: what is missing from there to the oldest segment is lost. Who only
+    /// looks while another process removes segments reads this after he has listed them.
+    fn look_before(&self, found: &[Found], recovered: &mut Recovered) {
+        let log = Identity { epoch: recovered.epoch, lane: self.lane };
+        match beginning::read(self.storage, self.dir, log) {
+            Ok(said) => recovered.beginning = said,
+            Err(why) => {
+                let aside = self.quarantine.set_aside(beginning::FILE, &why.to_string());
+                if aside.is_none() && matches!(why, Useless::Unreadable(_)) {
+                    recovered.beginning = Said::Anything;
+                }
+                recovered.report.set_aside.extend(aside);
+                return;
+            }
+        }
+        let Some(oldest) = found.iter().map(|file| file.first).min() else { return };
+        match recovered.beginning {
+            Said::At { lsn, .. } if lsn < oldest => {
+                self.lost(lsn..=oldest - 1, Reason::Missing, recovered);
+            }
+            Said::Nothing => info!(
+                dir = %self.dir.display(), oldest,
+                "where the log begins was not noted: it is taken as it is"
+            ),
+            Said::At { .. } | Said::Anything => {}
+        }
     }
 
     /// Leaves in `found` what belongs to this log.

@@ -301,6 +301,14 @@ impl Table {
         older.iter().find(|segment| segment.is_released(before, control)).cloned()
     }
 
+    /// Where the oldest segments end of which `goes` says so, and where those begin that stay: never none.
+    pub(super) fn behind(&self, goes: impl Fn(&Segment) -> bool) -> Option<(Lsn, Lsn)> {
+        let (newest, older) = self.0.split_last()?;
+        let count = older.iter().take_while(|segment| goes(segment)).count();
+        let end = older[..count].iter().map(|segment| segment.end()).max()?;
+        Some((end, older.get(count).unwrap_or(newest).header.first))
+    }
+
     /// `mark`, or the oldest segment with an event from `next` on, if that is older.
     pub(super) fn covered(&self, mark: u64, next: Lsn) -> u64 {
         let needed = self.0.iter().find(|segment| segment.end() > next);

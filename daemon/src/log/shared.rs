@@ -8,6 +8,7 @@ use tidegate_event::{Epoch, Lane, Lsn};
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
+use super::beginning::{Beginning, Identity};
 use super::gone::Gone;
 use super::lane::{Admission, Lanes};
 use super::ledger::{Ledger, Loss, Reason};
@@ -55,6 +56,7 @@ pub(super) struct Shared {
     pub(super) trim: Notify,
     pub(super) ledger: Ledger,
     pub(super) quarantine: Quarantine,
+    pub(super) beginning: Beginning,
     /// Whether the writer has ended.
     pub(super) stopped: watch::Sender<bool>,
 }
@@ -76,7 +78,10 @@ impl Shared {
             lanes.add(&segment.lanes());
         }
         lanes.note(table.bytes());
+        let log = Identity { epoch: recovered.epoch, lane: options.lane };
+        let said = recovered.beginning;
         Self {
+            beginning: Beginning::new(Arc::clone(&storage), &options.dir, log, said),
             storage,
             epoch: recovered.epoch,
             lane: options.lane,

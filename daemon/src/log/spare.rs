@@ -102,6 +102,10 @@ impl Shared {
         }
         let (before, control) = self.released();
         let Some(segment) = self.table().released(before, control) else { return false };
+        if let Err(error) = self.begins_behind(|segment| segment.is_released(before, control)) {
+            warn!(dir = %self.dir.display(), %error, "nothing is removed while it cannot be noted where the log begins");
+            return false;
+        }
         if !self.table_mut().remove(segment.header.sequence) {
             return true;
         }

@@ -1,5 +1,6 @@
 //! The log as its users see it, on the machine's own file system.
 
+mod beginning;
 mod compressed;
 mod crash;
 mod damage;

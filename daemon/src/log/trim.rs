@@ -173,6 +173,7 @@ impl Shared {
 
     /// Removes the oldest segment, of which nothing is needed.
     fn remove_oldest(&self, segment: &Arc<Segment>) -> io::Result<()> {
+        self.begins_behind(|it| std::ptr::eq(it, &**segment))?;
         // Whoever finds it in the table and not on disk would take it for lost.
         if !self.table_mut().remove(segment.header.sequence) {
             return Ok(());

@@ -127,6 +127,12 @@ impl View {
         usage::of(&self.shared)
     }
 
+    /// Where it is to begin, if its file `beginning` says so: before that, all was released, was dropped, or
+    /// stands in the loss ledger.
+    pub fn begins(&self) -> Option<Lsn> {
+        self.shared.beginning.lsn()
+    }
+
     /// The loss ledger as it is on disk, oldest entry first; and how many entries cannot be read.
     pub fn ledger(&self) -> io::Result<(Vec<Loss>, u64)> {
         let path = self.shared.dir.join(LEDGER);

@@ -57,6 +57,10 @@ fn write(view: &View, dir: &Path, frames: bool, report: &mut String) -> io::Resu
         0 => line("events", format_args!("none; the next one is LSN {}", usage.last + 1)),
         _ => line("events", format_args!("{events}, LSN {} to {}", usage.first, usage.last)),
     }
+    match view.begins() {
+        Some(lsn) => line("begins", format_args!("at LSN {lsn}")),
+        None => line("begins", format_args!("with its oldest segment, as far as is known")),
+    }
     line(
         "loss ledger",
         format_args!("{} in {}", count(lost, "event"), count(ledger.len() as u64, "range")),

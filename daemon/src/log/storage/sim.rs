@@ -141,6 +141,11 @@ impl Sim {
         self.disk().set_content(path, content);
     }
 
+    /// A file is gone, durably, and nobody was told.
+    pub(crate) fn lose(&self, path: &Path) {
+        self.disk().lose(path);
+    }
+
     /// Flips a bit of a file, on disk and in the cache.
     pub(crate) fn flip(&self, path: &Path, byte: usize, bit: u8) {
         let disk = &mut *self.disk();

@@ -8,16 +8,16 @@ use super::super::storage::sim::Sim;
 use super::super::writer::Writer;
 use super::*;
 
-const DIR: &str = "/log";
+pub(super) const DIR: &str = "/log";
 
-fn open(sim: &Sim) -> (Arc<Log>, Writer, Recovery) {
+pub(super) fn open(sim: &Sim) -> (Arc<Log>, Writer, Recovery) {
     let (log, writer, recovery) =
         open_unstarted(Arc::new(sim.clone()), options(Path::new("/"))).unwrap();
     (Arc::new(log), writer, recovery)
 }
 
 /// A disk with 60 events of 3000 bytes, a frame each, in three segments of 20.
-fn written() -> Sim {
+pub(super) fn written() -> Sim {
     written_of(60)
 }
 
@@ -31,7 +31,7 @@ fn written_of(events: usize) -> Sim {
 }
 
 /// Appends an event of 3000 bytes and commits it.
-fn add(log: &Log, writer: &mut Writer) -> Result<(), Option<NotStored>> {
+pub(super) fn add(log: &Log, writer: &mut Writer) -> Result<(), Option<NotStored>> {
     let Append::Accepted(mut commit) = log.append(&mut block([&[7; 3000][..]])) else {
         return Err(None);
     };
@@ -42,7 +42,7 @@ fn add(log: &Log, writer: &mut Writer) -> Result<(), Option<NotStored>> {
     }
 }
 
-fn segments(sim: &Sim) -> Vec<PathBuf> {
+pub(super) fn segments(sim: &Sim) -> Vec<PathBuf> {
     let names = sim.list(Path::new(DIR)).unwrap();
     names
         .iter()
@@ -51,12 +51,12 @@ fn segments(sim: &Sim) -> Vec<PathBuf> {
         .collect()
 }
 
-fn quarantined(sim: &Sim) -> Vec<String> {
+pub(super) fn quarantined(sim: &Sim) -> Vec<String> {
     sim.list(&Path::new(DIR).join("quarantine")).unwrap_or_default()
 }
 
 /// Opens, reads everything, and says what is there and what is not.
-fn opened(sim: &Sim) -> (Recovery, Vec<Lsn>, Lost, Lost) {
+pub(super) fn opened(sim: &Sim) -> (Recovery, Vec<Lsn>, Lost, Lost) {
     let (log, mut writer, recovery) = open(sim);
     let (events, lost) = read(&mut log.reader(1));
     let losses = log.losses().into_iter().map(|loss| loss.lsns).collect();
@@ -66,7 +66,7 @@ fn opened(sim: &Sim) -> (Recovery, Vec<Lsn>, Lost, Lost) {
     (recovery, events.into_iter().map(|(lsn, _)| lsn).collect(), lost, losses)
 }
 
-fn without(lost: RangeInclusive<Lsn>) -> Vec<Lsn> {
+pub(super) fn without(lost: RangeInclusive<Lsn>) -> Vec<Lsn> {
     (1..=60).filter(|lsn| !lost.contains(lsn)).collect()
 }
 

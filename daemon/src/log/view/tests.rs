@@ -184,6 +184,25 @@ async fn what_opening_would_do_is_told_and_not_done() {
 }
 
 #[tokio::test]
+async fn it_shows_where_the_log_begins_and_what_is_missing_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = create(dir.path());
+    append(&log, 1..=400).await;
+    assert_eq!(look(dir.path()).begins(), Some(1));
+    let segments = look(dir.path()).segments();
+    log.release(segments[1].lsns.start);
+    let view = look(dir.path());
+    assert_eq!(view.begins(), Some(segments[1].lsns.start));
+    assert_eq!((view.changes(), &view.recovery().quarantined), (&[][..], &vec![]));
+    log.close().await;
+    drop(log);
+    fs::remove_file(&segments[1].path).unwrap();
+    let view = look(dir.path());
+    assert_eq!(view.recovery().quarantined, [segments[1].lsns.start..=segments[1].lsns.end - 1]);
+    assert_eq!(view.begins(), Some(segments[1].lsns.start));
+}
+
+#[tokio::test]
 async fn a_time_leads_to_the_segment_that_holds_it() {
     let dir = tempfile::tempdir().unwrap();
     let log = create(dir.path());

@@ -256,6 +256,15 @@ impl Disk {
         self.unsynced.push(rename);
     }
 
+    /// The name is gone, and does not come back.
+    pub(super) fn lose(&mut self, path: &Path) {
+        self.names.remove(path);
+        self.durable.remove(path);
+        for rename in self.unsynced.iter_mut().filter(|it| it.to.as_deref() == Some(path)) {
+            rename.to = None;
+        }
+    }
+
     pub(super) fn sync_dir(&mut self, dir: &Path) {
         let (synced, unsynced) =
             std::mem::take(&mut self.unsynced).into_iter().partition(|rename| rename.is_in(dir));

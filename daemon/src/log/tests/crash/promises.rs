@@ -120,6 +120,8 @@ pub(super) struct Tally {
     points: BTreeMap<Call, u64>,
     crashes: u64,
     openings: u64,
+    /// Oldest segments.
+    pub(super) vanished: u64,
 }
 
 impl Tally {
@@ -133,6 +135,7 @@ impl Tally {
         }
         self.crashes += other.crashes;
         self.openings += other.openings;
+        self.vanished += other.vanished;
     }
 }
 

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tidegate_event::EventId;
 use tidegate_event::record::{Item, write_control};
 
+use super::super::super::beginning::{self, Identity, Said as Beginning};
 use super::super::super::frame;
 use super::super::super::scan::{Frames, Scan, Step};
 use super::super::super::segment;
@@ -288,6 +290,32 @@ impl World {
         }
     }
 
+    /// While nobody has it open, the oldest segment vanishes: what it was to hold is to be in the ledger.
+    fn lose_oldest(&mut self) {
+        self.sim.fail_reads(0);
+        let EventId { epoch, lane, .. } = self.opened().log.id(1);
+        let dir = self.promises().options.dir.clone();
+        let disk: Arc<dyn Storage> = Arc::new(self.sim.clone());
+        let names = self.sim.list(&dir).unwrap();
+        let mut segments =
+            names.iter().filter_map(|name| Some((segment::parse_name(name)?.0, name)));
+        // Where bits were flipped in what says where the log begins, it looks like a release.
+        let said = beginning::read(&disk, &dir, Identity { epoch, lane });
+        let (Some((first, oldest)), Some((next, _)), Ok(Beginning::At { lsn, .. })) =
+            (segments.next(), segments.next(), said)
+        else {
+            return;
+        };
+        self.sim.lose(&dir.join(oldest));
+        let mut promises = self.promises();
+        promises.damaged = true;
+        promises.tally.vanished += 1;
+        let first = first.max(lsn);
+        if first < next {
+            promises.lost.push(first..=next - 1);
+        }
+    }
+
     pub(super) fn run(mut self) -> Tally {
         for _ in 0..STEPS {
             match self.rng.u32(..200) {
@@ -313,6 +341,9 @@ impl World {
                         self.sim.kill()
                     } else {
                         self.sim.cut_power()
+                    }
+                    if self.flips && self.rng.u8(..4) == 0 {
+                        self.lose_oldest();
                     }
                     self.reopen();
                 }
