@@ -249,7 +249,7 @@ impl Promises {
 
     /// Which lane it is in.
     pub(super) fn lane(&self, said: &Said) -> Lane {
-        Lane(u8::from(self.policy.drops() && said.key < 2))
+        Lane(u8::from(self.policy.drops() && said.key.is_multiple_of(3)))
     }
 
     /// Whether the entry says that the event is lost.

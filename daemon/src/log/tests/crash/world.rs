@@ -18,7 +18,8 @@ use super::promises::{
 use crate::state::retention;
 
 const STEPS: usize = 150;
-const KEYS: u8 = 6;
+/// What is said is about so many; where they are many, the last that is said of one may be old.
+const KEYS: [u8; 2] = [6, 60];
 /// Databases that a crash may leave.
 const DATABASES: usize = 4;
 
@@ -34,6 +35,7 @@ pub(super) struct World {
     retained: Model,
     sessions: Model,
     next_tag: u64,
+    keys: u8,
     flips: bool,
     /// Events are rare, and control records are not.
     quiet: bool,
@@ -59,6 +61,7 @@ impl World {
             retained: Model::new(),
             sessions: Model::new(),
             next_tag: 1,
+            keys: KEYS[usize::from(seed % 7 >= 3)],
             flips: seed.is_multiple_of(4),
             quiet: seed % 3 == 2,
             is_still: seed % 9 == 8,
@@ -102,7 +105,7 @@ impl World {
     }
 
     fn said(&mut self) -> Said {
-        let said = Said { key: self.rng.u8(..KEYS), tag: self.next_tag };
+        let said = Said { key: self.rng.u8(..self.keys), tag: self.next_tag };
         self.next_tag += 1;
         said
     }
@@ -217,7 +220,8 @@ impl World {
         let retained = state.tree(RETAINED).unwrap();
         retained.apply(changes(&self.retained), seen.max(retained.applied())).unwrap();
         self.saved();
-        if self.promises().policy.drops() || self.rng.bool() {
+        let drops = self.promises().policy.drops();
+        if self.rng.u8(..4) > if drops { 0 } else { 1 } {
             let sessions = state.tree(SESSIONS).unwrap();
             sessions.apply(changes(&self.sessions), log.committed()).unwrap();
             sessions.needs_control(mark);
@@ -247,7 +251,10 @@ impl World {
     /// The oldest events of full lanes go, most often as soon as the read models have them.
     fn make_room(&mut self) {
         if self.rng.u8(..4) > 0 {
-            (0..20).for_each(|_| self.apply());
+            // Now and then the read models are not told of the newest.
+            if self.rng.u8(..3) > 0 {
+                (0..20).for_each(|_| self.apply());
+            }
             self.save();
         }
         let (log, state) = (Arc::clone(&self.opened().log), self.opened().state.clone());
@@ -317,7 +324,13 @@ impl World {
     }
 
     pub(super) fn run(mut self) -> Tally {
+        let drops = self.promises().policy.drops();
         for _ in 0..STEPS {
+            if drops && self.rng.u8(..3) == 0 {
+                // So that its lanes are full most of the time.
+                self.append();
+                self.step();
+            }
             match self.rng.u32(..200) {
                 // Where the LSN stands still, old control records in files that are used again look like new ones.
                 0..50 if self.quiet && self.is_still => self.append_control(),
