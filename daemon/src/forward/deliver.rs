@@ -51,6 +51,8 @@ struct Suspect {
 struct Delivery<'b> {
     batch: &'b Batch,
     contact: &'b Contact,
+    /// Newer events go ahead of it.
+    is_historical: bool,
     /// What is still to be sent; the next part last.
     parts: Vec<Range<usize>>,
     suspects: VecDeque<Suspect>,
@@ -64,7 +66,7 @@ impl Courier {
     /// Ends when every event of the batch is done with. Answers the batch's number. Dropping it takes the
     /// batch back.
     pub(super) async fn deliver(self: Arc<Self>, departure: Departure) -> FlightId {
-        let Departure { id, batch, contact, .. } = departure;
+        let Departure { id, batch, contact, is_historical } = departure;
         let all = 0..batch.count();
         let parts = match self.sink.takes_batches() {
             true => vec![all],
@@ -74,6 +76,7 @@ impl Courier {
         let mut delivery = Delivery {
             batch: &batch,
             contact: &contact,
+            is_historical,
             parts,
             suspects,
             since,
@@ -130,11 +133,14 @@ impl Courier {
 
     /// Sends some of the batch's events in one message until there is a verdict.
     async fn send(&self, delivery: &Delivery<'_>, part: Range<usize>) -> Verdict {
-        let Delivery { batch, contact, .. } = delivery;
+        let Delivery { batch, contact, is_historical, .. } = delivery;
         let message = self.sink.prepare(batch.body(part.clone())).await;
         let (mut failures, mut timeouts) = (0, 0);
         loop {
-            self.pacer.turn(part.len(), message.len()).await;
+            match is_historical {
+                true => self.pacer.turn_of_backlog(part.len(), message.len()).await,
+                false => self.pacer.turn(part.len(), message.len()).await,
+            }
             contact.ask();
             let sent = Instant::now();
             let outcome = self.sink.send(&message).await;

@@ -47,7 +47,8 @@
 //! - **By time** where `drain = "live-first"`: what is on disk by then is a backlog, divided by priority, and
 //!   a new stream begins behind it, with all lanes. It goes first; the ranges of the backlog follow one by
 //!   one, by priority, then age. What is read of a backlog is sent with `historical: true`, within
-//!   `rate.backlog-*`, and leaves one of `max-in-flight` requests to the newest events.
+//!   `rate.backlog-*`, takes of `rate.max-*` what the newest events leave, and leaves them one of
+//!   `max-in-flight` requests.
 //!
 //! Batches of the stream that ranks highest go first; reading goes round. What is in memory and
 //! the bus has nothing of (it waits for its turn: for the breaker, the rate, or a place in flight) is given

@@ -1,11 +1,13 @@
 //! Whether a sink's next message may go now: the breaker, the pause that the bus asked for, the limits
 //! of the uplink, and what the link carries, together. Shared by the batches in flight.
 
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tidegate_config::Sink;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep_until};
 
 use super::backoff::Backoff;
@@ -23,6 +25,8 @@ struct Pace {
     width: Width,
     /// Messages that were told to go and not reported.
     sending: usize,
+    /// Messages that wait, and that those of a backlog do not go ahead of.
+    ahead: usize,
 }
 
 impl Pace {
@@ -56,6 +60,24 @@ impl Pace {
     }
 }
 
+/// A message that waits, and that those of a backlog do not go ahead of.
+struct Ahead<'p>(&'p Pacer);
+
+impl<'p> Ahead<'p> {
+    fn new(pacer: &'p Pacer) -> Self {
+        pacer.pace().ahead += 1;
+        Self(pacer)
+    }
+}
+
+impl Drop for Ahead<'_> {
+    fn drop(&mut self) {
+        let mut pace = self.0.pace();
+        pace.ahead = pace.ahead.saturating_sub(1);
+        self.0.changed.notify_waiters();
+    }
+}
+
 /// Lets messages go at the sink's pace.
 #[derive(Debug)]
 pub(super) struct Pacer {
@@ -77,6 +99,7 @@ impl Pacer {
                 bytes: Bucket::new(config.rate.max_bytes.map(|size| size.0), now),
                 width: Width::new(config.max_in_flight, timeout),
                 sending: 0,
+                ahead: 0,
             }),
             changed: Notify::new(),
             healed: Notify::new(),
@@ -87,20 +110,50 @@ impl Pacer {
     /// Waits until a message of so many events and bytes may go. Whoever returns from here sends, and
     /// reports with one of the methods below.
     pub(super) async fn turn(&self, events: usize, bytes: usize) {
+        let mut ahead = None;
         loop {
             let changed = self.changed.notified();
             let mut changed = std::pin::pin!(changed);
             // Before the question, so that a report between question and wait is not missed.
             changed.as_mut().enable();
             let permit = self.pace().permit(Instant::now(), events, bytes);
-            match permit {
-                Permit::Go => return,
-                Permit::At(when) => tokio::select! {
-                    () = sleep_until(when) => {}
-                    () = changed => {}
-                },
-                Permit::AfterAnswer => changed.await,
+            if permit == Permit::Go {
+                return;
             }
+            ahead.get_or_insert_with(|| Ahead::new(self));
+            Self::wait(permit, changed).await;
+        }
+    }
+
+    /// The same for a message of a backlog, once none of newer events waits.
+    pub(super) async fn turn_of_backlog(&self, events: usize, bytes: usize) {
+        loop {
+            let changed = self.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            let permit = {
+                let mut pace = self.pace();
+                match pace.ahead {
+                    0 => pace.permit(Instant::now(), events, bytes),
+                    _ => Permit::AfterAnswer,
+                }
+            };
+            if permit == Permit::Go {
+                return;
+            }
+            Self::wait(permit, changed).await;
+        }
+    }
+
+    /// Waits until it is worth asking again.
+    async fn wait(permit: Permit, changed: Pin<&mut Notified<'_>>) {
+        match permit {
+            Permit::Go => {}
+            Permit::At(when) => tokio::select! {
+                () = sleep_until(when) => {}
+                () = changed => {}
+            },
+            Permit::AfterAnswer => changed.await,
         }
     }
 
@@ -267,6 +320,31 @@ mod tests {
         }
         assert!((4..=6).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
         assert!(!pacer.is_held_back());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backlog_takes_what_the_newest_events_leave() {
+        let pacer = pacer(|config| config.rate.max_events = Some(100));
+        // What there is for the first second, and the one after it.
+        pacer.turn(200, 10).await;
+        pacer.answered();
+        let start = Instant::now();
+        let backlog = async {
+            pacer.turn_of_backlog(100, 10).await;
+            start.elapsed().as_secs()
+        };
+        let newest = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            for _ in 0..3 {
+                pacer.turn(100, 10).await;
+                pacer.answered();
+            }
+            // One that is taken back holds nothing up.
+            let waiting = pacer.turn(100, 10);
+            assert!(tokio::time::timeout(Duration::from_millis(100), waiting).await.is_err());
+            start.elapsed().as_secs()
+        };
+        assert_eq!(tokio::join!(backlog, newest), (4, 3));
     }
 
     #[tokio::test(start_paused = true)]

@@ -109,6 +109,7 @@ impl History {
             true => Some(random.u64(20..100)),
             false => random.bool().then(|| random.u64(200..2000)),
         };
+        let max_rate = one_in(&mut random, 4).then(|| random.u64(300..3000));
         let max_in_flight = random.usize(1..=4);
         let max_events = random.usize(1..=20);
         let max_bytes = ByteSize(random.u64(1024..20_000));
@@ -129,6 +130,7 @@ impl History {
         let mut gateway = Gateway::with(&bus, adjust_log, |config, _| {
             config.drain = if live_first { Drain::LiveFirst } else { Drain::InOrder };
             config.rate.backlog_events = backlog;
+            config.rate.max_events = max_rate;
             config.max_in_flight = max_in_flight;
             config.batch.max_events = max_events;
             config.batch.max_bytes = max_bytes;
