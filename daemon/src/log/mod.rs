@@ -11,8 +11,9 @@
 //!   cannot be used refuses.
 //! - Memory: two frames, one more with compression, and at most 4 × `max_bytes` of blocks that wait. It does not grow with the
 //!   backlog. Damage holds the rest of one segment (at most 64 MiB) in memory while it is searched.
-//! - Disk: `max_size`, over all segment files and spares; control records may take one segment more, and so
-//!   may one that is being rewritten. Beside them `max_quarantine` for what is set aside, and `max_ledger`,
+//! - Disk: `max_size`, over all segment files and spares; control records and records of what is gone may take
+//!   one segment more, and so may one that is being rewritten. One that was removed takes its room for as long as
+//!   a reader has it open. Beside them `max_quarantine` for what is set aside, and `max_ledger`,
 //!   twice that while it is written anew. [`Log::set_room`] says what of `max_size` other files take, and
 //!   what the file system has left.
 //!
@@ -20,7 +21,7 @@
 //!
 //! One directory: `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`, `segment.new`
 //! (one that is being created), `segment.rewritten` (one that is to take the place of others), `lanes` (their
-//! names and numbers, `lane/names.rs`), `beginning` (where the log begins, `beginning.rs`), `<sequence, 8 hex digits>.spare`, `ledger` (`ledger.new` while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
+//! names and numbers, `lane/names.rs`; `lanes.new` while it is written), `beginning` (where the log begins, `beginning.rs`), `<sequence, 8 hex digits>.spare`, `ledger` (`ledger.new` while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
 //!
 //! A **segment** begins with two copies of its header, one in each of its first two sectors of 512
 //! bytes; either will do:
@@ -97,7 +98,8 @@
 //!
 //! - *reject*: its events are refused ([`Append::Full`]), others are not;
 //! - *drop newest*: an event has an LSN, and a record that says that it is gone, in the same commit; the
-//!   ledger says so once a second ([`Log::enter_gone`]), and the record until then;
+//!   ledger says so once a second ([`Log::enter_gone`]) and before a segment is begun, and until then the
+//!   record: so what is not entered yet is in the newest segment;
 //! - *drop oldest*, *downsample*: appenders wait ([`Append::Busy`]) while [`Log::trim`] makes room. It begins
 //!   when a sixteenth of the quota is left, so that few ever wait.
 //!
@@ -108,7 +110,7 @@
 //! as *gone* (LSNs of no event, many in a few bytes), fdatasync, and renamed over the segment; the directory
 //! is synced. One that was rewritten and is small takes up the next one: its header says through which
 //! sequence it stands for others, which are unlinked last. Its own control records are gone, so
-//! [`Log::restore`] begins behind it.
+//! [`Log::restore`] begins behind it. A lane in which there is nothing to drop keeps none from the others.
 //!
 //! *Downsampling* keeps one event a topic and interval (`trim/thin.rs`); once all old segments are thinned
 //! out, the oldest events are dropped. *Expiry*: events older than the lane's `max_age` go once all of their
@@ -116,15 +118,16 @@
 //!
 //! # Reading
 //!
-//! A [`Reader`] holds one segment file open and reads large pieces, up to the last durable frame,
-//! checking each frame, and inflates no more of them at a time than it was asked for. Damage is searched for the next good frame, copied to `quarantine/`, entered
+//! A [`Reader`] holds one segment file open and reads large pieces, up to what was committed when it began to
+//! look, checking each frame, and inflates no more of them at a time than it was asked for. Damage is searched for the next good frame, copied to `quarantine/`, entered
 //! in the ledger, and answered as [`Read::Lost`]; so is a segment file that vanished. A sector that
 //! the disk cannot read is damage. A file that is not there any more is read on while it is open; where it
 //! is damaged, or written over, the reader looks for the segment that stands for it now.
 //!
 //! A [`View`] looks at the directory from outside, beside a daemon that has it open: it takes no lock and
-//! changes nothing. What recovery would do is done in memory, by the same code; then it follows the
-//! frames and segments that are written. What is read there may be one commit ahead of its fdatasync.
+//! changes nothing (where segments lie in sled databases, which only one may have open, it takes the lock). What recovery would do is done in memory, by the same code; then it follows the
+//! frames and segments that are written; segments that it did not see before they were merged it finds in the
+//! one that stands for them. What is read there may be one commit ahead of its fdatasync.
 //! A time leads to the segment that holds it, by a binary search over the first events of the segments;
 //! there is no index to keep.
 //!
@@ -177,7 +180,8 @@
 //! in the ledger. The newest segment is read to its end: a bad frame with good ones behind it is copied to
 //! `quarantine/` and entered in the ledger; a bad frame with none behind it is a torn tail, and is cut.
 //! Where nothing from the last frame on says that it is a frame with that LSN or a later one, the log ends there, and
-//! the rest of the file stays: to find that out it is read, a piece at a time. What older segments have behind
+//! the rest of the file stays: to find that out it is read, a piece at a time. What it says is gone and the
+//! ledger does not is entered. What older segments have behind
 //! their end is cut.
 //! Then header and last frame are written again and fdatasync'd before anything is served: what a
 //! crash of the process alone left in the page cache may not be on disk, and after a failed fdatasync

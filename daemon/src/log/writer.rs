@@ -266,10 +266,10 @@ impl Writer {
             figures: Some(self.figures()),
         };
         let path = self.shared.dir.join(header.file_name());
+        // Who opens the log looks for it in the newest segment alone.
+        self.shared.enter_gone();
         match self.create(&header, &path, room) {
             Ok((file, size)) => {
-                // Who opens the log looks for it in the newest segment alone.
-                self.shared.enter_gone();
                 if let Some(full) = self.active.take().filter(Active::is_roomy) {
                     self.cut(&full);
                 }

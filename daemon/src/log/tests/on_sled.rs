@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::lanes;
+use super::{lanes, races};
 
 thread_local! {
     static MEANT: Cell<bool> = const { Cell::new(false) };
@@ -47,4 +47,6 @@ on_sled! {
     what_is_older_than_its_lane_keeps_events_goes
     a_lane_that_refuses_takes_no_more_and_the_others_do
     gone_events_have_their_lsns_whatever_is_full;
+    races:
+    whatever_runs_beside_it_nothing_is_lost_or_read_twice;
 }

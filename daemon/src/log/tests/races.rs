@@ -11,9 +11,14 @@
 
 mod between;
 mod held;
+mod outside;
+mod seen;
 mod world;
 
 use std::time::Instant;
+
+use super::lanes::with_lanes;
+use super::*;
 
 /// Events of a round.
 const EVENTS: u64 = 12_000;
@@ -36,4 +41,19 @@ pub(super) fn whatever_runs_beside_it_nothing_is_lost_or_read_twice() {
             break;
         }
     }
+}
+
+/// By then all that [`fill`] wrote has expired, where [`expiring`] says how the log is kept.
+const LATE: i64 = 1_000_000_000;
+
+/// Alerts stay, and the others expire.
+fn expiring(dir: &Path) -> Options {
+    let mut options = with_lanes(dir, WhenFull::DropOldest);
+    options.lanes[0].rule.max_age = Some(Duration::from_secs(100));
+    options
+}
+
+/// The alerts among these.
+fn alerts(events: &Events) -> Vec<Lsn> {
+    events.iter().map(|(lsn, _)| *lsn).filter(|lsn| lsn.is_multiple_of(10)).collect()
 }

@@ -111,15 +111,16 @@ impl Tail {
     }
 }
 
-/// Where segments between the newest one and `next` are not there any more, they may have been merged into the
-/// newest, or into one before it: then that takes their place. Answers whether there was any.
+/// Where events between the newest segment and `next` are not there any more, they may stand in one that was
+/// rewritten: in the newest itself, whose end was not seen, or in one before it, or with segments that were
+/// merged with it. Then that takes the place of all it stands for. Answers whether there was any.
 fn take_merged(shared: &Shared, next: &Header) -> io::Result<bool> {
     let Some(newest) = shared.table().0.last().cloned() else { return Ok(false) };
     if newest.end() >= next.first || newest.header.through() >= next.sequence {
         return Ok(false);
     }
     let merged = match shared.open(&newest) {
-        Ok((merged, _)) if merged.header.through() > newest.header.through() => merged,
+        Ok((merged, _)) if merged.end() > newest.end() => merged,
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => return Ok(false),
     };

@@ -1,31 +1,17 @@
 //! One is held at a place, and another goes on.
 
 use std::io;
-use std::ops::ControlFlow;
-use std::sync::atomic::AtomicU64;
-use std::thread;
 use std::time::Instant;
 
-use tidegate_event::record::InLanes;
-
 use super::super::super::ledger::Ledger;
-use super::super::super::segment::{self, Header, Segment};
+use super::super::super::segment;
 use super::super::super::storage::sim::Sim;
 use super::super::lanes::{ALERTS, ALL, almost_fill, fill, ledger, with_lanes};
 use super::super::*;
 use super::between::{Between, Call};
+use super::{LATE, alerts, expiring};
 
 const NO_HANDLES: i32 = 24;
-/// By then all that [`fill`] wrote has expired, where [`expiring`] says how the log is kept.
-const LATE: i64 = 1_000_000_000;
-
-/// Alerts stay, and the others expire.
-fn expiring(dir: &Path) -> Options {
-    let mut options = with_lanes(dir, WhenFull::DropOldest);
-    options.lanes[0].rule.max_age = Some(Duration::from_secs(100));
-    options
-}
-
 /// With two lanes that drop their oldest events.
 fn rolling(dir: &Path) -> Options {
     let lane = |name: &str| LaneOptions {
@@ -50,70 +36,6 @@ async fn fits(log: &Log, lane: Lane) -> bool {
         Append::Accepted(commit) => commit.await.is_ok(),
         _ => false,
     }
-}
-
-/// The alerts among these.
-fn alerts(events: &Events) -> Vec<Lsn> {
-    events.iter().map(|(lsn, _)| *lsn).filter(|lsn| lsn.is_multiple_of(10)).collect()
-}
-
-/// A reader found nothing where it stood, because that was released; and what was committed before it
-/// looked how far the log goes, it passed over too.
-#[test]
-fn what_is_committed_while_a_reader_finds_nothing_is_not_passed_over() {
-    let dir = tempfile::tempdir().unwrap();
-    let (log, _writer, _) = open_unstarted(disk(), options(dir.path())).unwrap();
-    let (log, round) = (Arc::new(log), AtomicU64::new(0));
-    let shared = &log.shared;
-    shared.released.store(u64::MAX, Ordering::Release);
-    let header = shared.table().0[0].header.clone();
-    let begin = |first: Lsn| {
-        let header = Header { first, sequence: first, ..header.clone() };
-        let segment = Arc::new(Segment::begin(header, shared.dir.join("none")));
-        shared.table_mut().0 = vec![Arc::clone(&segment)];
-        segment
-    };
-    let commit = |segment: &Segment, lsn| {
-        segment.advance(1, segment.len() + 1, &InLanes::default());
-        shared.committed.store(lsn, Ordering::Release);
-    };
-    commit(&begin(1), 1);
-    let wait_for = |number| {
-        for turn in 0.. {
-            if round.load(Ordering::Acquire) >= number {
-                return;
-            }
-            if turn > 10_000 {
-                thread::yield_now();
-            }
-        }
-    };
-    let until = Instant::now() + Duration::from_millis(500);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            // In each round one more is committed, and the one before released.
-            for lsn in 2.. {
-                wait_for(2 * lsn);
-                if Instant::now() > until {
-                    round.store(u64::MAX, Ordering::Release);
-                    return;
-                }
-                let segment = begin(lsn);
-                (0..lsn % 128).for_each(|_| std::hint::spin_loop());
-                commit(&segment, lsn);
-                round.store(2 * lsn + 1, Ordering::Release);
-            }
-        });
-        for lsn in 2.. {
-            let (mut reader, mut chunk) = (log.reader(lsn - 1), Chunk::default());
-            if round.load(Ordering::Acquire) == u64::MAX {
-                return;
-            }
-            round.store(2 * lsn, Ordering::Release);
-            assert_eq!(reader.read(&mut chunk, 1).unwrap(), Read::Lost(lsn - 1..=lsn - 1));
-            wait_for(2 * lsn + 1);
-        }
-    });
 }
 
 /// A reader was given a frame before it counted as committed. A second reader from there on was taken for
@@ -259,11 +181,8 @@ async fn records_of_what_is_gone_stay_until_the_ledger_says_so() {
 #[test]
 fn what_is_gone_at_the_end_of_the_log_is_entered_when_it_is_opened() {
     let sim = Sim::new(1);
-    let open = || {
-        let options = with_lanes(Path::new("/"), WhenFull::Reject);
-        open_unstarted(Arc::new(sim.clone()), options).unwrap()
-    };
-    let (log, mut writer, _) = open();
+    let options = with_lanes(Path::new("/"), WhenFull::Reject);
+    let (log, mut writer, _) = open_unstarted(Arc::new(sim.clone()), options).unwrap();
     let mut add = |log: &Log, gone| {
         let mut block = event(Lane(0));
         block.push_gone(ALERTS, gone);
@@ -274,57 +193,27 @@ fn what_is_gone_at_the_end_of_the_log_is_entered_when_it_is_opened() {
     log.enter_gone();
     add(&log, 4);
     add(&log, 5);
-    drop((log, writer));
-    let of = |lsns, count| (ALERTS, lsns, count);
-    for _ in 0..2 {
+    let found = |sim: &Sim| {
         sim.kill();
-        let (log, ..) = open();
-        assert_eq!(ledger(&log, Reason::Dropped), [of(1..=4, 3), of(5..=15, 9)]);
+        let options = with_lanes(Path::new("/"), WhenFull::Reject);
+        let (log, ..) = open_unstarted(Arc::new(sim.clone()), options).unwrap();
+        ledger(&log, Reason::Dropped)
+    };
+    let of = |lsns, count| (ALERTS, lsns, count);
+    let expected = [of(1..=4, 3), of(5..=15, 9)];
+    // Also while another segment is begun.
+    let (sender, disks) = std::sync::mpsc::channel();
+    sim.watch(Box::new(move |sim, _| drop(sender.send(sim.fork(0)))));
+    log.shared.queue.roll();
+    writer.step(Instant::now());
+    let disks: Vec<_> = disks.try_iter().collect();
+    assert!(disks.len() > 6);
+    for disk in disks {
+        assert_eq!(found(&disk), expected);
+        assert_eq!(found(&disk), expected, "once");
     }
-}
-
-/// A segment was rewritten after it was looked at from outside, and seemed damaged.
-#[tokio::test]
-async fn who_looks_from_outside_takes_no_segment_that_was_rewritten_for_damaged() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = expiring(dir.path());
-    let (log, _) = open(&options);
-    almost_fill(&log).await;
-    let view = View::open(&options).unwrap();
-    log.expire(LATE, &ALL).unwrap();
-    let (mut frames, mut gone) = (0, 0);
-    for index in 0..view.segments().len() {
-        let walked = view.walk(index, |walked| {
-            assert!(matches!(walked, Walked::Frame(_)), "{walked:?}");
-            frames += 1;
-            ControlFlow::Continue(())
-        });
-        gone += usize::from(walked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound));
-    }
-    assert!(frames > 0 && gone > 3, "{frames} {gone}");
-}
-
-/// Segments that were begun after the look were merged into an older one before they were looked for.
-#[tokio::test]
-async fn who_follows_from_outside_finds_what_is_left_of_segments_that_were_merged() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = expiring(dir.path());
-    let (log, _) = open(&options);
-    for number in 1..=35 {
-        fill(&log, 5, number, &ALL).await;
-    }
-    let mut view = View::open(&options).unwrap();
-    let mut reader = view.reader(1);
-    assert_eq!(read(&mut reader).0.len(), 35);
-    for number in 36..=400 {
-        fill(&log, 5, number, &ALL).await;
-    }
-    log.expire(LATE, &ALL).unwrap();
-    assert!(log.usage().segments < 4);
-    while view.follow().unwrap() {}
-    let (events, lost) = read(&mut reader);
-    assert_eq!(lost, []);
-    assert_eq!(alerts(&events), (4..=40).map(|n| n * 10).collect::<Vec<Lsn>>());
+    drop((log, writer));
+    assert_eq!(found(&sim), expected);
 }
 
 /// A log was closed, and another process had it open, while somebody still released in the first.
@@ -342,27 +231,6 @@ async fn a_log_that_is_closed_removes_nothing_any_more() {
     old.release(old.committed() + 1);
     assert!(read(&mut new.reader(1)) == before);
     assert_eq!(new.losses(), []);
-}
-
-/// How much is on disk was looked up before what waits: a frame that came there between counted nowhere.
-#[test]
-fn appenders_beside_each_other_keep_to_max_size() {
-    let options = Options { max_size: 256 << 10, ..options(Path::new("/")) };
-    let (log, _) = Log::open(Arc::new(Sim::new(1)), options.clone()).unwrap();
-    let until = Instant::now() + Duration::from_millis(700);
-    thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while Instant::now() < until {
-                    if matches!(log.append(&mut block([&[7; 9000][..]])), Append::Full) {
-                        log.release(log.committed() + 1);
-                    }
-                    let bytes = log.usage().bytes;
-                    assert!(bytes <= options.max_size, "{bytes}");
-                }
-            });
-        }
-    });
 }
 
 /// What an entry covers that the disk had not taken was called entered.
