@@ -108,7 +108,7 @@ fn after_an_outage_the_newest_events_go_first_and_kills_lose_nothing_of_the_back
 #[test]
 fn alerts_overtake_a_backlog_and_each_device_stays_in_order() {
     let mut receiver = Receiver::start();
-    // In small batches: those that fly when the bus is back are not called back.
+    // In small batches: the one that finds the bus is not called back.
     let sink = format!("{}rate.max-events = 2000\nbatch.max-events = 500\n", receiver.sink());
     let mut gateway = Gateway::start(&sink);
     receiver.stop();
