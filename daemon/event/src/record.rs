@@ -8,11 +8,12 @@
 //! block      kind u8 (1 = events, 2 = control) | length u32 | body of that length
 //! events     count u32 | clock u8 (0 = synced, 1 = since boot) | unix_micros i64
 //!            | boot u64, nanos u64, if since boot | origin: varint length, UTF-8 | records
-//! record     head u8 | lane u8, if IN_LANE | topic: varint length, UTF-8, unless SAME_TOPIC
-//!            | properties: varint length, list, if HAS_PROPERTIES | payload: varint length, bytes
+//! record     head u8 | lane u8, if IN_LANE | topic: varint length, UTF-8; or nothing, if SAME_TOPIC;
+//!            or varint, if EARLIER_TOPIC: where the length of the same topic begins, in bytes from the
+//!            first record of the block | properties: varint length, list, if HAS_PROPERTIES | payload: varint length, bytes
 //! gone       head u8 (GONE and IN_LANE) | lane u8 | how many LSNs: varint
 //! head       bits 0-1 QoS | bit 2 retain | bit 3 SAME_TOPIC (as the event before) | bit 4
-//!            HAS_PROPERTIES | bit 5 IN_LANE | bit 6 GONE | bit 7 zero
+//!            HAS_PROPERTIES | bit 5 IN_LANE | bit 6 GONE | bit 7 EARLIER_TOPIC, without SAME_TOPIC
 //! property   tag u8 | value: varint length, bytes   (tags: [`Property`])
 //! ```
 //!
@@ -31,6 +32,7 @@ mod build;
 mod lanes;
 mod property;
 mod read;
+mod topics;
 
 #[cfg(test)]
 mod tests;
@@ -56,7 +58,7 @@ const SAME_TOPIC: u8 = 1 << 3;
 const HAS_PROPERTIES: u8 = 1 << 4;
 const IN_LANE: u8 = 1 << 5;
 const GONE: u8 = 1 << 6;
-const UNKNOWN: u8 = 1 << 7;
+const EARLIER_TOPIC: u8 = 1 << 7;
 
 /// MQTT's quality of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

@@ -27,7 +27,7 @@
 //! bytes; either will do:
 //!
 //! ```text
-//! magic "tidegate" | format version u32 (4) | number of the log u32 (0) | epoch u64 | sequence u64
+//! magic "tidegate" | format version u32 (5) | number of the log u32 (0) | epoch u64 | sequence u64
 //! | first LSN u64 | salt u64 | durable bytes of the segment before u64
 //! | sequence of the segment before, counted backwards from this one, u32 | CRC u32 of the 60 bytes before
 //! | what it stands for, and what each lane has: 448 bytes with a checksum of their own (`segment/figures.rs`)
@@ -37,8 +37,8 @@
 //! counts attempts to create a segment; the salt is drawn for each segment. The segment before is the newest
 //! one that held a frame, there or released. Where there is no segment
 //! before, its two fields are 0, as in version 1, which had no control records either. Version 2 had no
-//! compression; version 3 had zeros behind the first checksum, and no lanes. Magic, version
-//! and checksum keep their places in every later version.
+//! compression; version 3 had zeros behind the first checksum, and no lanes; version 4
+//! no topics that stand earlier in their block. Magic, version and checksum keep their places in every later version.
 //!
 //! A **frame** is one group commit:
 //!

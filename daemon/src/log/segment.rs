@@ -19,8 +19,9 @@ pub(super) const UNFINISHED: &str = "segment.new";
 /// The name of what is to take a segment's place, until it does.
 pub(super) const REWRITTEN: &str = "segment.rewritten";
 /// The format that this code writes, and the newest it reads. Version 1 had no control records, and
-/// no [`Before`]; version 2 no compressed frames; version 3 no lanes, and nothing that is gone.
-pub(super) const VERSION: u32 = 4;
+/// no [`Before`]; version 2 no compressed frames; version 3 no lanes, and nothing that is gone; version 4
+/// had each topic in full.
+pub(super) const VERSION: u32 = 5;
 /// The first one with [`figures`].
 const WITH_FIGURES: u32 = 4;
 

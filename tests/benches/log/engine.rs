@@ -20,6 +20,8 @@ pub(crate) trait Engine {
 pub(crate) enum Kind {
     /// tidegate's, that writes over what was released: as it is after a while.
     Warm,
+    /// The same, where no group is filled while the one before is synced.
+    OneInFlight,
     /// tidegate's, in new files: as it is while it grows.
     Fresh,
     /// A file that grows: pwrite, fdatasync.
@@ -35,8 +37,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Warm,
+        Self::OneInFlight,
         Self::Fresh,
         Self::Append,
         Self::Prewritten,
@@ -49,6 +52,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Warm => "warm log",
+            Self::OneInFlight => "warm log, 1 in flight",
             Self::Fresh => "fresh log",
             Self::Append => "append",
             Self::Prewritten => "prewritten",
@@ -66,6 +70,7 @@ impl Kind {
         let bytes = builder.len();
         match self {
             Self::Warm => Box::new(log::Warm::create(dir, bytes, events)),
+            Self::OneInFlight => Box::new(log::OneInFlight(log::Warm::create(dir, bytes, events))),
             Self::Fresh => Box::new(log::Ours::create(dir, bytes)),
             Self::Append => Box::new(raw::Append::create(dir, bytes)),
             Self::Prewritten => Box::new(raw::Prewritten::create(dir, bytes)),

@@ -108,9 +108,14 @@ fn add(
         .collect();
     let name =
         |kind: Kind, what: &str| format!("{place:?}, {size} B × {group}: {}{what}", kind.name());
-    for (kind, beside) in [(Kind::Warm, beside.join(", ")), (Kind::Fresh, String::new())] {
+    let kinds = [
+        (Kind::Warm, beside.join(", ")),
+        (Kind::OneInFlight, String::new()),
+        (Kind::Fresh, String::new()),
+    ];
+    for (kind, beside) in kinds {
         let goal = match place {
-            Place::Disk if group >= 16 => Goal::AtLeast(0.85),
+            Place::Disk if group >= 16 && kind != Kind::OneInFlight => Goal::AtLeast(0.85),
             _ => Goal::None,
         };
         table.row(name(kind, " ÷ faster raw file"), (rate(kind) / raw, "×"), beside, goal);

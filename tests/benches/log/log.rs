@@ -138,6 +138,17 @@ impl Drop for Warm {
     }
 }
 
+/// As [`Warm`], one group strictly after the other, as a raw file takes them.
+#[derive(Debug)]
+pub(crate) struct OneInFlight(pub(crate) Warm);
+
+impl Engine for OneInFlight {
+    fn commit(&mut self, group: &[Event]) {
+        self.0.commit(group);
+        self.0.finish();
+    }
+}
+
 /// Runs a future on this thread.
 pub(crate) fn wait<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);

@@ -2,9 +2,10 @@
 
 use super::lanes::{InLane, InLanes};
 use super::property::write_bytes;
+use super::topics::{Place, Topics};
 use super::{
-    BLOCK_HEADER, Draft, GONE, HAS_PROPERTIES, IN_LANE, KIND_CONTROL, KIND_EVENTS, RETAIN,
-    SAME_TOPIC,
+    BLOCK_HEADER, Draft, EARLIER_TOPIC, GONE, HAS_PROPERTIES, IN_LANE, KIND_CONTROL, KIND_EVENTS,
+    RETAIN, SAME_TOPIC,
 };
 use crate::id::Lane;
 use crate::time::Received;
@@ -20,8 +21,10 @@ pub struct BlockBuilder {
     payload_bytes: u64,
     received: Received,
     lanes: InLanes,
-    /// Where the topic of the event before lies in `bytes`; empty before the first one.
-    last_topic: std::ops::Range<usize>,
+    /// Where the records begin in `bytes`,
+    records_at: usize,
+    /// and the topics in them.
+    topics: Topics,
     /// The end of `bytes` is a run of LSNs that are gone: where it begins, its lane, how many.
     last_gone: Option<(usize, Lane, u32)>,
 }
@@ -41,7 +44,8 @@ impl BlockBuilder {
             payload_bytes: 0,
             received,
             lanes: InLanes::default(),
-            last_topic: 0..0,
+            records_at: 0,
+            topics: Topics::default(),
             last_gone: None,
         };
         builder.restart(origin, received);
@@ -56,7 +60,7 @@ impl BlockBuilder {
         self.payload_bytes = 0;
         self.received = received;
         self.lanes.clear();
-        self.last_topic = 0..0;
+        self.topics.clear();
         self.last_gone = None;
         self.bytes.push(KIND_EVENTS);
         self.bytes.extend_from_slice(&[0; 8]);
@@ -73,6 +77,7 @@ impl BlockBuilder {
             }
         }
         write_bytes(origin.as_bytes(), &mut self.bytes);
+        self.records_at = self.bytes.len();
     }
 
     /// Appends one event, in lane 0.
@@ -83,15 +88,20 @@ impl BlockBuilder {
     /// Appends one event.
     pub fn push_in(&mut self, lane: Lane, event: &Draft<'_>) {
         let before = if self.count == 0 { 0 } else { self.bytes.len() };
-        let same_topic = !self.last_topic.is_empty()
-            && &self.bytes[self.last_topic.clone()] == event.topic.as_bytes();
+        let place = match self.topics.find(&self.bytes[self.records_at..], event.topic) {
+            // A short topic may take no more than its place.
+            Place::Earlier(at) if varint::len(at) > event.topic.len() => Place::New,
+            place => place,
+        };
         let mut head = event.qos as u8;
         if event.retain {
             head |= RETAIN;
             self.has_retained = true;
         }
-        if same_topic {
-            head |= SAME_TOPIC;
+        match place {
+            Place::Last => head |= SAME_TOPIC,
+            Place::Earlier(_) => head |= EARLIER_TOPIC,
+            Place::New => {}
         }
         if !event.properties.is_empty() {
             head |= HAS_PROPERTIES;
@@ -102,9 +112,14 @@ impl BlockBuilder {
         } else {
             self.bytes.extend_from_slice(&[head | IN_LANE, lane.0]);
         }
-        if !same_topic {
-            write_bytes(event.topic.as_bytes(), &mut self.bytes);
-            self.last_topic = self.bytes.len() - event.topic.len()..self.bytes.len();
+        match place {
+            Place::Last => {}
+            Place::Earlier(at) => varint::write(at as u64, &mut self.bytes),
+            Place::New => {
+                let at = self.bytes.len() - self.records_at;
+                write_bytes(event.topic.as_bytes(), &mut self.bytes);
+                self.topics.wrote(&self.bytes[self.records_at..], at);
+            }
         }
         if !event.properties.is_empty() {
             write_bytes(event.properties.as_bytes(), &mut self.bytes);
@@ -164,9 +179,9 @@ impl BlockBuilder {
         self.payload_bytes
     }
 
-    /// Bytes that its buffer takes.
+    /// Bytes that its buffers take.
     pub fn capacity(&self) -> usize {
-        self.bytes.capacity()
+        self.bytes.capacity() + self.topics.capacity()
     }
 
     /// Whether it takes no LSN.

@@ -1,8 +1,8 @@
 //! Reads blocks, where they lie.
 
 use super::{
-    EventRef, GONE, HAS_PROPERTIES, IN_LANE, KIND_CONTROL, KIND_EVENTS, Malformed, Properties, Qos,
-    RETAIN, SAME_TOPIC, UNKNOWN,
+    EARLIER_TOPIC, EventRef, GONE, HAS_PROPERTIES, IN_LANE, KIND_CONTROL, KIND_EVENTS, Malformed,
+    Properties, Qos, RETAIN, SAME_TOPIC,
 };
 use crate::id::{EventId, Lane, Lsn};
 use crate::time::Received;
@@ -199,11 +199,17 @@ impl<'a> ItemIter<'a> {
         self.rest.len()
     }
 
+    /// The topic that stands where the rest says.
+    fn earlier_topic(&mut self) -> Result<&'a str, Malformed> {
+        let records = self.block.records;
+        let read = records.len() - self.rest.len();
+        let at = take_varint(&mut self.rest)?;
+        let mut earlier = records.get(at..read).ok_or(Malformed)?;
+        take_str(&mut earlier)
+    }
+
     fn take(&mut self) -> Result<Item<'a>, Malformed> {
         let head = take_u8(&mut self.rest)?;
-        if head & UNKNOWN != 0 {
-            return Err(Malformed);
-        }
         let lane = match head & IN_LANE {
             0 => Lane(0),
             _ => Lane(take_u8(&mut self.rest)?),
@@ -215,9 +221,12 @@ impl<'a> ItemIter<'a> {
             self.id.lsn = id.lsn.saturating_add(u64::from(count));
             return Ok(Item::Gone { lane, first: id.lsn, count });
         }
-        if head & SAME_TOPIC == 0 {
-            self.topic = take_str(&mut self.rest)?;
-        }
+        self.topic = match head & (SAME_TOPIC | EARLIER_TOPIC) {
+            0 => take_str(&mut self.rest)?,
+            SAME_TOPIC => self.topic,
+            EARLIER_TOPIC => self.earlier_topic()?,
+            _ => return Err(Malformed),
+        };
         let properties = match head & HAS_PROPERTIES {
             0 => Properties::default(),
             _ => Properties::new(take_bytes(&mut self.rest)?),

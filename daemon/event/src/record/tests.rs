@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::id::{Epoch, Lane};
 
@@ -175,5 +177,72 @@ fn a_run_that_claims_more_than_its_block_is_malformed() {
         let mut bad = block.clone();
         *bad.last_mut().unwrap() = count;
         assert_eq!(items(&bad, FIRST).next(), Some(Err(Malformed)), "{count}");
+    }
+}
+
+/// What a block of one event of each of these topics costs, and that it reads back.
+fn topics_of(block: &mut BlockBuilder, topics: &[&str]) -> usize {
+    block.restart("pump-1", Received::Synced { unix_micros: 9 });
+    let head = block.len();
+    topics.iter().for_each(|topic| block.push(&draft(topic)));
+    let bytes = block.finish().to_vec();
+    let read: Vec<_> = events(&bytes, FIRST).map(|event| event.unwrap().topic).collect();
+    assert_eq!(read, topics);
+    assert_eq!(&lanes(&bytes), block.lanes());
+    bytes.len() - head
+}
+
+#[test]
+fn a_topic_is_written_once_a_block() {
+    let mut block = in_lanes();
+    let topics: Vec<_> = (0..20).map(|device| format!("plant/boiler-{device}/state")).collect();
+    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+    let once = topics_of(&mut block, &topics);
+    // The head, the place, the payload.
+    let again = topics_of(&mut block, &topics.repeat(5)) - once;
+    assert!((80 * (1 + 1 + 2)..=80 * (1 + 2 + 2)).contains(&again), "{again}");
+    assert_eq!(topics_of(&mut block, &topics), once, "it knows nothing of the block before");
+    // Where a place takes as much as the topic, that is written.
+    let long = "x".repeat(200);
+    let bytes = topics_of(&mut block, &[&long, "a", "bc", "a", "bc", &long]);
+    assert_eq!(bytes, (203 + 2) + 2 * (3 + 2) + (4 + 2) + (3 + 2) + (1 + 1 + 2));
+}
+
+#[test]
+fn more_topics_than_are_remembered_are_written_again() {
+    let mut block = in_lanes();
+    let topics: Vec<_> = (0..10_000).map(|device| format!("plant/boiler-{device}/state")).collect();
+    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+    let bytes = topics_of(&mut block, &topics.repeat(2));
+    let in_full: usize = topics.iter().map(|topic| 1 + 1 + topic.len() + 2).sum();
+    assert!(bytes > in_full && bytes <= 2 * in_full, "{bytes} {in_full}");
+}
+
+proptest! {
+    #[test]
+    fn topics_come_back_in_any_order(
+        topics in proptest::collection::vec("[ab]{1,3}|[a-c]{1,2}/[a-z]{150}", 0..200),
+    ) {
+        let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+        topics_of(&mut in_lanes(), &topics);
+    }
+}
+
+#[test]
+fn a_topic_that_stands_nowhere_before_is_malformed() {
+    let mut block = in_lanes();
+    topics_of(&mut block, &["plant/a", "plant/b", "plant/a"]);
+    let good = block.bytes().to_vec();
+    let at = good.len() - 4;
+    assert_eq!(good[at..], [EARLIER_TOPIC | 1, 1, 1, b'1']);
+    let third = |head: u8, place: u8| {
+        let mut bytes = good.clone();
+        (bytes[at], bytes[at + 1]) = (head, place);
+        events(&bytes, FIRST).nth(2).unwrap().map(|event| event.topic.to_owned())
+    };
+    assert_eq!(third(EARLIER_TOPIC | 1, 1), Ok("plant/a".to_owned()));
+    assert_eq!(third(EARLIER_TOPIC | SAME_TOPIC | 1, 1), Err(Malformed));
+    for place in [22, 23, 24, 25, 26, 27, 127] {
+        assert_eq!(third(EARLIER_TOPIC | 1, place), Err(Malformed), "{place}");
     }
 }

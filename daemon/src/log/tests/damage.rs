@@ -376,7 +376,7 @@ fn a_newer_version_is_refused_and_left_untouched() {
     assert_eq!(
         refused.to_string(),
         "/log/00000000000000000021-00000002.seg: written by a newer version of tidegate (log format \
-         9, this one reads up to 4); install that version again"
+         9, this one reads up to 5); install that version again"
     );
     assert_eq!((sim.content(path), quarantined(&sim)), (content, vec![]));
     assert!(sim.open(&Path::new(DIR).join("notes.txt")).is_ok());
