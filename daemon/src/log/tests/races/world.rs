@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::super::*;
-use super::seen::{Answered, Seen, Tally, check, figures, recount};
+use super::seen::{Answered, OUTSIDE, Seen, Tally, check, figures, recount};
 
 /// Nobody waits longer for anything.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -351,7 +351,7 @@ impl World {
             let mut view = View::open(&self.options).unwrap();
             assert_eq!(view.recovery().set_aside, Vec::<PathBuf>::new());
             let next = random.u64(excused.saturating_sub(2000)..=excused).max(1);
-            let mut seen = Seen::new("outside", next);
+            let mut seen = Seen::new(OUTSIDE, next);
             let (mut reader, mut chunk) = (view.reader(next), Chunk::default());
             for _ in 0..random.usize(1..6) {
                 while !seen.take(&mut reader, &mut chunk, 16_000, self) {}
