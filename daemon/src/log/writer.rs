@@ -153,7 +153,7 @@ impl Writer {
 
     /// Makes a frame whose payload has this checksum durable, with these flags, and answers those who wait
     /// for it.
-    fn store(&mut self, bytes: &mut Vec<u8>, crc: u32, flags: u32, batch: &mut Batch) -> bool {
+    fn store(&mut self, bytes: &mut [u8], crc: u32, flags: u32, batch: &mut Batch) -> bool {
         for _ in 0..ATTEMPTS {
             let full = |active: &Active| {
                 let len = active.segment.len();
@@ -333,23 +333,21 @@ impl Writer {
         }
     }
 
-    /// Writes a frame behind the last one. Where the file has room, its last page is written whole, with
-    /// zeros behind the frame: half of one that is not in memory would have to be read first.
-    fn write(&self, active: &Active, frame: &mut Vec<u8>) -> io::Result<()> {
+    /// Writes a frame behind the last one. Where the file has room, its last page is written whole: half
+    /// of one that is not in memory would have to be read first. It is written alone, so that the kernel does not
+    /// keep it together with those before: some file systems write all of that again with the next frame.
+    fn write(&self, active: &Active, frame: &[u8]) -> io::Result<()> {
         let (offset, size) = (active.segment.len(), active.segment.size());
-        let len = frame.len();
-        let end = offset + len as u64;
-        let page_end = end.next_multiple_of(PAGE);
+        let end = offset + frame.len() as u64;
         if end > size {
             self.shared.make_room(end - size);
-        } else if page_end - PAGE >= offset && page_end <= size {
-            let zeros = (page_end - end) as usize;
-            frame.reserve_exact(zeros);
-            frame.resize(len + zeros, 0);
+        } else {
+            let page = end / PAGE * PAGE;
+            if page >= offset && page < end && page + PAGE <= size {
+                active.file.write_at(&[0; PAGE as usize], page)?;
+            }
         }
-        let written = active.file.write_at(frame, offset);
-        frame.truncate(len);
-        written
+        active.file.write_at(frame, offset)
     }
 
     /// The file of a new segment, durable under its name, and how large it is.
