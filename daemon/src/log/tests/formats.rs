@@ -125,7 +125,7 @@ async fn every_version_that_was_ever_written_is_read_and_continued() {
             let mut said: Vec<_> = losses.iter().map(|it| (it.lsns.clone(), it.reason)).collect();
             said.sort_by_key(|(lsns, _)| *lsns.start());
             // In version 4 nobody had said that events were gone when it was written.
-            let gone = (!kept(version).contains(&GONE)).then(|| (GONE..=GONE, Reason::Dropped));
+            let gone = (!kept(version).contains(&GONE)).then_some((GONE..=GONE, Reason::Dropped));
             let expected = [(DAMAGED..=DAMAGED, Reason::Damaged)].into_iter().chain(gone);
             assert_eq!(said, expected.collect::<Vec<_>>());
             if next == EVENTS + 1 {
