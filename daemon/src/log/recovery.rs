@@ -1,6 +1,7 @@
 //! What opening a log does with what it finds on disk.
 
-use std::collections::HashMap;
+mod found;
+
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -14,33 +15,19 @@ use super::beginning::{self, Identity, Said, Useless};
 use super::compress::Payloads;
 use super::frame;
 use super::gone::Gone;
-use super::lane;
-use super::ledger::{self, Ledger, Loss, Reason};
+use super::ledger::{Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
 use super::scan::{Frames, Scan, Step};
-use super::segment::{self, Before, Decoded, Header, Segment, Table};
-use super::spare::{self, Spare};
+use super::segment::{self, Header, Segment, Table};
+use super::spare::Spare;
 use super::storage::{File, Storage};
 use super::writer::Active;
-use super::{LEDGER, LOCK};
+use found::{Found, epoch};
 
 /// Bytes that a scan reads at once.
 const SCAN_READ: usize = 1 << 20;
 /// No event takes fewer bytes: its head, and the length of its payload.
 const LEAST_EVENT: u64 = 2;
-
-/// Files that are no segments.
-const OURS: [&str; 9] = [
-    LOCK,
-    LEDGER,
-    ledger::UNFINISHED,
-    lane::NAMES,
-    lane::UNFINISHED,
-    segment::UNFINISHED,
-    segment::REWRITTEN,
-    beginning::FILE,
-    beginning::UNFINISHED,
-];
 
 /// What opening a log found and did.
 #[derive(Debug, Default)]
@@ -130,44 +117,6 @@ pub(super) struct Place<'a> {
     pub(super) quarantine: &'a Quarantine,
 }
 
-/// A segment file, by its name and its header.
-#[derive(Debug)]
-struct Found {
-    name: String,
-    path: PathBuf,
-    first: Lsn,
-    sequence: u64,
-    len: u64,
-    /// `None` if it is damaged.
-    header: Option<Header>,
-    /// The LSN behind what it may hold: the segments behind it override the rest.
-    end: Lsn,
-}
-
-impl Found {
-    /// The sequence of the last segment whose place it takes.
-    fn through(&self) -> u64 {
-        self.header.as_ref().map_or(self.sequence, Header::through)
-    }
-
-    /// What each lane has in the segment before this one, where its header says so.
-    fn says_of_the_one_before(&self) -> Option<InLanes> {
-        let header = self.header.as_ref().filter(|header| header.rewritten.is_none())?;
-        header.figures.as_ref().map(|figures| figures.lanes.clone())
-    }
-
-    /// What its header says of the segment `sequence`, if that was the one before it; or if that lies
-    /// between the two, and so held nothing.
-    fn before(&self, sequence: u64) -> Option<Before> {
-        let before = self.header.as_ref()?.before?;
-        match self.sequence.checked_sub(u64::from(before.back))? {
-            named if named == sequence => Some(before),
-            named if named < sequence => Some(Before { len: segment::HEADER_LEN as u64, ..before }),
-            _ => None,
-        }
-    }
-}
-
 /// What a segment holds.
 #[derive(Debug)]
 struct Scanned {
@@ -234,54 +183,6 @@ impl Place<'_> {
         Ok(recovered)
     }
 
-    /// Lists the segment files and reads their headers. Changes nothing if one of them is of a newer
-    /// version; otherwise sets aside what is not named like a segment.
-    fn look(&self, report: &mut Recovery) -> Result<(Vec<Found>, Vec<Spare>), OpenError> {
-        let names = self.storage.list(self.dir).map_err(OpenError::io("list", self.dir))?;
-        let (mut found, mut spares, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
-        for name in names {
-            if OURS.contains(&name.as_str()) {
-                continue;
-            }
-            if spare::is_name(&name) {
-                spares.extend(self.spare(self.dir.join(name)));
-                continue;
-            }
-            let Some((first, sequence)) = segment::parse_name(&name) else {
-                foreign.push(name);
-                continue;
-            };
-            let path = self.dir.join(&name);
-            let (front, len) = self.front(&path).map_err(OpenError::io("read", &path))?;
-            let header = match Header::decode(&front) {
-                Decoded::Header(header) => Some(header),
-                Decoded::Damaged => None,
-                Decoded::Newer(version) => return Err(OpenError::Newer { path, version }),
-            };
-            found.push(Found { name, path, first, sequence, len, header, end: 0 });
-        }
-        for name in foreign {
-            report.set_aside.extend(self.quarantine.set_aside(&name, "not a file of the log"));
-        }
-        Ok((found, spares))
-    }
-
-    /// One that cannot be opened is passed over.
-    fn spare(&self, path: PathBuf) -> Option<Spare> {
-        let size = self.storage.open(&path).and_then(|file| file.len());
-        size.ok().map(|size| Spare { path, size })
-    }
-
-    fn front(&self, path: &Path) -> io::Result<(Vec<u8>, u64)> {
-        let file = self.storage.open(path)?;
-        let mut front = vec![0; segment::HEADER_LEN];
-        // A header that the disk cannot read, also not the second time, is a damaged one.
-        let read = file.read_at(&mut front, 0).or_else(|_| file.read_at(&mut front, 0));
-        let read = read.unwrap_or(0);
-        front.truncate(read);
-        Ok((front, file.len()?))
-    }
-
     /// Reads where the log is to begin: what is missing from there to the oldest segment is lost. Who only
     /// looks while another process removes segments reads this after he has listed them.
     fn look_before(&self, found: &[Found], recovered: &mut Recovered) {
@@ -308,55 +209,6 @@ impl Place<'_> {
             ),
             Said::At { .. } | Said::Anything => {}
         }
-    }
-
-    /// Leaves in `found` what belongs to this log.
-    fn set_foreign_aside(
-        &self,
-        found: &mut Vec<Found>,
-        epoch: Option<Epoch>,
-        report: &mut Recovery,
-    ) {
-        found.retain(|file| {
-            let why = match &file.header {
-                Some(header) if header.lane != self.lane => "a segment of another lane",
-                Some(header) if Some(header.epoch) != epoch => "a segment of another log",
-                Some(header) if (header.first, header.sequence) != (file.first, file.sequence) => {
-                    "a segment under another one's name"
-                }
-                Some(_) => return true,
-                // Crashed before its first frame: the header is durable before a frame is written.
-                None if file.len <= segment::HEADER_LEN as u64 => "an empty segment",
-                None => return true,
-            };
-            report.set_aside.extend(self.quarantine.set_aside(&file.name, why));
-            false
-        });
-    }
-
-    /// Passes over the segments whose place another one has taken, and removes them: a crash came before
-    /// they could go. The one that stands for them may have its name in memory only; so that is made durable
-    /// first.
-    fn remove_replaced(&self, found: &mut Vec<Found>) {
-        let taken: Vec<_> = found.iter().map(|file| file.sequence + 1..=file.through()).collect();
-        let is_replaced = |file: &Found| taken.iter().any(|range| range.contains(&file.sequence));
-        if !found.iter().any(is_replaced) {
-            return;
-        }
-        let synced = self.storage.sync_dir(self.dir);
-        if let Err(error) = &synced {
-            warn!(dir = %self.dir.display(), %error, "replaced segments stay until the next start");
-        }
-        found.retain(|file| {
-            let is_replaced = is_replaced(file);
-            if is_replaced
-                && synced.is_ok()
-                && let Err(error) = self.storage.unlink(&file.path)
-            {
-                warn!(path = %file.path.display(), %error, "replaced, but cannot be removed");
-            }
-            !is_replaced
-        });
     }
 
     /// Takes a segment into the table. Its content is read only if it is the newest one, or if one
@@ -519,14 +371,4 @@ impl Place<'_> {
         self.ledger.record(Loss::now(self.lane, lsns.clone(), reason));
         recovered.report.quarantined.push(lsns);
     }
-}
-
-/// The log's epoch: the one that most segments say, the newest of them where there are as many.
-fn epoch(found: &[Found]) -> Option<Epoch> {
-    let mut count: HashMap<Epoch, (usize, u64)> = HashMap::new();
-    for header in found.iter().filter_map(|file| file.header.as_ref()) {
-        let (same, newest) = count.entry(header.epoch).or_default();
-        (*same, *newest) = (*same + 1, header.sequence.max(*newest));
-    }
-    count.into_iter().max_by_key(|(_, weight)| *weight).map(|(epoch, _)| epoch)
 }
