@@ -86,9 +86,7 @@ impl Reader {
                 }
             };
             let failed = |source| ReadError { path: segment.path.clone(), source };
-            // A frame is in the segment a moment before it counts as committed, and before others know what
-            // of it is gone.
-            let end = segment.end().min(committed + 1);
+            let end = readable(segment, committed);
             let step = scan.step(segment.len(), end, &mut chunk.frames, max_bytes);
             match step.map_err(failed)? {
                 Step::Frames => {
@@ -181,7 +179,7 @@ impl Reader {
             self.at = None;
             return Ok(None);
         }
-        let end = segment.end().min(committed + 1);
+        let end = readable(segment, committed);
         let skipped = scan
             .skip(segment.len(), end)
             .map_err(|source| ReadError { path: segment.path.clone(), source })?;
@@ -193,6 +191,16 @@ impl Reader {
         }
         let Some(lsns) = skipped.lsns else { return Ok(None) };
         Ok((*lsns.end() >= from).then(|| from.max(*lsns.start())..=*lsns.end()))
+    }
+}
+
+/// Up to where a segment is read. A frame is in it a moment before it counts as committed, and before others
+/// know what of it is gone. One that was rewritten was committed long since, also where who looks from outside
+/// does not know that yet; and its frames are not those that were.
+fn readable(segment: &Segment, committed: Lsn) -> Lsn {
+    match segment.header.rewritten {
+        Some(_) => segment.end(),
+        None => segment.end().min(committed + 1),
     }
 }
 

@@ -54,3 +54,22 @@ async fn who_follows_from_outside_finds_what_is_left_of_segments_that_were_merge
         assert_eq!(alerts(&events), expected);
     }
 }
+
+/// A segment was rewritten after its end was looked for: a frame of it goes beyond what was seen.
+#[tokio::test]
+async fn who_looked_at_a_part_of_a_segment_reads_what_is_left_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = expiring(dir.path());
+    let (log, _) = open(&options);
+    for number in 1..=35 {
+        fill(&log, 5, number, &ALL).await;
+    }
+    let view = View::open(&options).unwrap();
+    for number in 36..=400 {
+        fill(&log, 5, number, &ALL).await;
+    }
+    log.expire(LATE, &ALL).unwrap();
+    let (events, lost) = read(&mut view.reader(1));
+    assert_eq!(lost, []);
+    assert!(alerts(&events).starts_with(&[10, 20, 30]), "{events:?}");
+}
