@@ -39,7 +39,7 @@ use tracing::warn;
 
 use super::segment::Segment;
 use super::shared::Shared;
-use super::storage::{Storage, is_full};
+use super::storage::{self, Storage, is_full};
 
 /// The file.
 pub(super) const FILE: &str = "beginning";
@@ -165,24 +165,14 @@ impl Beginning {
     }
 
     fn write_new(&self, bytes: &[u8]) -> io::Result<()> {
-        self.remove(UNFINISHED)?;
-        let file = self.storage.create(&self.dir.join(UNFINISHED))?;
-        file.write_at(bytes, 0)?;
-        file.sync_data()?;
-        self.storage.rename(&self.dir.join(UNFINISHED), &self.dir.join(FILE))
+        let (unfinished, path) = (self.dir.join(UNFINISHED), self.dir.join(FILE));
+        storage::write_anew(&*self.storage, &unfinished, &path, bytes).map(drop)
     }
 
     fn forget(&self) -> io::Result<()> {
-        self.remove(UNFINISHED)?;
-        self.remove(FILE)?;
+        storage::remove(&*self.storage, &self.dir.join(UNFINISHED))?;
+        storage::remove(&*self.storage, &self.dir.join(FILE))?;
         self.storage.sync_dir(&self.dir)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        match self.storage.unlink(&self.dir.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
     }
 }
 

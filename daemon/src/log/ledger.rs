@@ -30,7 +30,7 @@ use tidegate_event::{Lane, Lsn};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::storage::{File, Storage};
+use super::storage::{self, File, Storage};
 use loss::{ENTRY_LEN, MAGIC};
 pub use loss::{Loss, Reason};
 
@@ -227,15 +227,8 @@ impl Ledger {
 
     fn write_anew(&self, entries: &[Loss]) -> io::Result<(Arc<dyn File>, u64)> {
         let unfinished = self.path.with_file_name(UNFINISHED);
-        match self.storage.unlink(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         let bytes = encode(entries);
-        let file = self.storage.create(&unfinished)?;
-        file.write_at(&bytes, 0)?;
-        file.sync_data()?;
-        self.storage.rename(&unfinished, &self.path)?;
+        let file = storage::write_anew(&*self.storage, &unfinished, &self.path, &bytes)?;
         self.sync_dir()?;
         Ok((file, bytes.len() as u64))
     }

@@ -18,7 +18,7 @@ use super::ledger::Reason;
 use super::scan::{Frames, Scan, Step};
 use super::segment::{self, Figures, Header, Rewritten, Segment};
 use super::shared::Shared;
-use super::storage::File;
+use super::storage::{File, remove};
 
 /// Bytes read at once.
 const READ: usize = 256 << 10;
@@ -132,7 +132,7 @@ pub(super) fn rewrite(
     let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
     shared.make_room(run.iter().map(|segment| segment.len()).sum());
     let unfinished = shared.dir.join(segment::REWRITTEN);
-    remove(shared, &unfinished)?;
+    remove(&*shared.storage, &unfinished)?;
     let file = shared.storage.create(&unfinished)?;
     let attempt = || -> io::Result<Arc<Segment>> {
         let mut out = Out::new(shared, Arc::clone(&file), first.header.first);
@@ -150,7 +150,7 @@ pub(super) fn rewrite(
         let path = first.path.clone();
         Ok(Arc::new(Segment::new(header, path, rewritten.0, rewritten.1)))
     };
-    let segment = attempt().inspect_err(|_| drop(remove(shared, &unfinished)))?;
+    let segment = attempt().inspect_err(|_| drop(remove(&*shared.storage, &unfinished)))?;
     shared.wear.wrote(0, segment.len());
     {
         // Who looks a segment up finds the one that lies there.
@@ -166,16 +166,9 @@ pub(super) fn rewrite(
     // Before the others go: otherwise a crash could leave the first one as it was, without them.
     shared.storage.sync_dir(&shared.dir)?;
     for replaced in &run[1..] {
-        remove(shared, &replaced.path)?;
+        remove(&*shared.storage, &replaced.path)?;
     }
     shared.storage.sync_dir(&shared.dir)
-}
-
-fn remove(shared: &Shared, path: &std::path::Path) -> io::Result<()> {
-    match shared.storage.unlink(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 /// Writes frames.

@@ -13,6 +13,30 @@ pub(super) mod overlay;
 pub(crate) mod sim;
 pub(crate) mod sled;
 
+/// Unlinks a file, if it is there.
+pub(super) fn remove(storage: &dyn Storage, path: &Path) -> io::Result<()> {
+    match storage.unlink(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Puts a file with these bytes in the place of `path`: written as `unfinished`, fdatasync'd, and renamed. The
+/// directory is left to be synced.
+pub(super) fn write_anew(
+    storage: &dyn Storage,
+    unfinished: &Path,
+    path: &Path,
+    bytes: &[u8],
+) -> io::Result<Arc<dyn File>> {
+    remove(storage, unfinished)?;
+    let file = storage.create(unfinished)?;
+    file.write_at(bytes, 0)?;
+    file.sync_data()?;
+    storage.rename(unfinished, path)?;
+    Ok(file)
+}
+
 /// Whether an error says that there is no room: on the disk, or within a quota on it.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

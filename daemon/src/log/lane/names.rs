@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tidegate_event::Lane;
 use tracing::warn;
 
-use super::super::storage::Storage;
+use super::super::storage::{Storage, write_anew};
 use super::{DEFAULT, LaneOptions};
 
 /// The file.
@@ -114,14 +114,7 @@ impl Names {
 
     fn write(&self, storage: &Arc<dyn Storage>, dir: &Path) -> io::Result<()> {
         let unfinished = dir.join(UNFINISHED);
-        match storage.unlink(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = storage.create(&unfinished)?;
-        file.write_at(self.text().as_bytes(), 0)?;
-        file.sync_data()?;
-        storage.rename(&unfinished, &dir.join(FILE))?;
+        write_anew(&**storage, &unfinished, &dir.join(FILE), self.text().as_bytes())?;
         storage.sync_dir(dir)
     }
 
