@@ -51,7 +51,7 @@
 //! packet id; bits 8 to 15, compression of the payload (0, none; 1, LZ4's
 //! block format; 2, deflate; both behind the length of the payload, u32). A frame whose checksum is right and
 //! that cannot be inflated is damage. The salt ties a frame to its segment: bytes of an older use of the same disk blocks, or
-//! a frame inside a payload, do not verify. The file of the newest segment goes on behind the last frame, with what
+//! a frame inside a payload, do not verify. The file of a segment may go on behind the last frame, with what
 //! was allocated ahead or is left of an older use. The log ends at
 //! the first frame that does not verify with none behind it that does.
 //!
@@ -72,12 +72,15 @@
 //! the next is written, so a crash can tear the last frame only, and a bad frame with good ones
 //! behind it is damage.
 //!
-//! A segment that a frame would take beyond `segment_size` is followed by a new one: created as
-//! `segment.new`, header written, fdatasync, renamed, directory fsync; then the frame. So what has a
-//! segment's name has its header, and not one that an earlier attempt left in the same disk blocks. Where there
-//! is a spare, its header is written and fdatasync'd under the name that it has, and then it is renamed. A file
-//! of either kind is allocated up to `segment_size`, if `max_size` and the disk have the room; and cut behind
-//! its last frame when the next segment has begun, or the log is closed. Where the file goes on behind a frame,
+//! A segment that a frame would take beyond `segment_size` is followed by a new one, unless more than a
+//! sixteenth of it would stay empty and the frame reaches beyond it by an eighth at most. The new one is created
+//! as `segment.new`, header and frame written, fdatasync, renamed, directory fsync. So what has a segment's name
+//! has its header, and not one that an earlier attempt left in the same disk blocks. Where there is a spare, its
+//! header and the frame are written and fdatasync'd under the name that it has, and then it is renamed. A file
+//! of either kind is allocated up to `segment_size`, if `max_size` and the disk have the room. What it has behind
+//! its last frame when the next segment has begun stays, and counts as used, if that is a sixteenth at most;
+//! otherwise it is cut there, as it is when the log is closed: a cut, and the allocation for the next use of the
+//! file, both wait for the file system's journal. Where the file goes on behind a frame,
 //! the page in which that ends is written whole, so that none is read first.
 //!
 //! After a failed write or fdatasync nobody knows what the file holds. The segment is abandoned, cut

@@ -255,6 +255,9 @@ impl Place<'_> {
         let end = scanned.end.max(file.first);
         let segment = Segment::new(header.clone(), file.path.clone(), end, scanned.len);
         segment.resized(scanned.size.max(scanned.len));
+        if following.is_some() {
+            segment.keep_tail();
+        }
         if header.rewritten.is_none() {
             let lanes = scanned.lanes.filter(|lanes| lanes.iter().next().is_some());
             segment.found(lanes.unwrap_or_else(|| segment.all_in_lane_0()));
@@ -318,9 +321,10 @@ impl Place<'_> {
         }
     }
 
-    /// Gives back what an older segment's file has behind its end: cut before, and not durably.
+    /// Gives back what an older segment's file has behind its end, if that is much: cut before, and not
+    /// durably.
     fn cut(&self, file: &Found, scanned: &mut Scanned) {
-        if file.len <= scanned.len {
+        if Segment::may_keep_tail(file.len, scanned.len) {
             return;
         }
         match self.storage.open(&file.path).and_then(|opened| opened.truncate(scanned.len)) {

@@ -158,7 +158,7 @@ pub(super) fn rewrite(
         shared.storage.rename(&unfinished, &segment.path)?;
         table.replace(run, Arc::clone(&segment));
     }
-    let before: u64 = run.iter().map(|segment| segment.len()).sum();
+    let before: u64 = run.iter().map(|segment| segment.taken()).sum();
     // It wraps around where there are fewer now.
     shared.bytes.fetch_add(segment.len().wrapping_sub(before), Ordering::AcqRel);
     let replaced: Vec<InLanes> = run.iter().map(|segment| segment.lanes()).collect();

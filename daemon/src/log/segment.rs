@@ -25,6 +25,8 @@ pub(super) const VERSION: u32 = 5;
 /// The first one with [`figures`].
 const WITH_FIGURES: u32 = 4;
 
+/// A file that is no more than this part of it longer than what it holds stays so.
+const MOST_TAIL: u64 = 16;
 const COPY_LEN: usize = 512;
 const MAGIC: [u8; 8] = *b"tidegate";
 /// Every version keeps the magic, the version behind it, and the checksum here: so an unknown
@@ -168,6 +170,7 @@ pub(super) struct Segment {
     end: AtomicU64,
     len: AtomicU64,
     size: AtomicU64,
+    tail: AtomicU64,
     lanes: Mutex<InLanes>,
 }
 
@@ -178,7 +181,7 @@ impl Segment {
             _ => InLanes::default(),
         };
         let (end, size, len) = (AtomicU64::new(end), AtomicU64::new(len), AtomicU64::new(len));
-        Self { header, path, end, len, size, lanes: Mutex::new(lanes) }
+        Self { header, path, end, len, size, tail: AtomicU64::new(0), lanes: Mutex::new(lanes) }
     }
 
     /// What each lane has in it.
@@ -233,6 +236,32 @@ impl Segment {
     /// Its file has so many bytes now.
     pub(super) fn resized(&self, size: u64) {
         self.size.store(size, Ordering::Release);
+    }
+
+    /// Whether a frame of so many bytes is to lie in the next one, where segments are to have `whole` bytes.
+    /// It may lie beyond that, by an eighth, rather than leave much of it empty.
+    pub(super) fn is_full(&self, frame: u64, whole: u64) -> bool {
+        let end = self.len() + frame;
+        let may_exceed = !Self::may_keep_tail(whole, self.len()) && end <= whole + whole / 8;
+        self.is_filled() && end > whole && !may_exceed
+    }
+
+    /// Whether what its file has behind its end may stay there once nothing is added to it: cutting it, and
+    /// making the file longer again for its next use, costs more than it gives.
+    pub(super) fn may_keep_tail(size: u64, len: u64) -> bool {
+        size.saturating_sub(len) <= size / MOST_TAIL
+    }
+
+    /// What its file has behind its end stays there. Answers how much that is.
+    pub(super) fn keep_tail(&self) -> u64 {
+        let tail = self.size().saturating_sub(self.len());
+        self.tail.store(tail, Ordering::Release);
+        tail
+    }
+
+    /// What it takes of `max_size`: its durable bytes, and what stays of its file behind them.
+    pub(super) fn taken(&self) -> u64 {
+        self.len() + self.tail.load(Ordering::Acquire)
     }
 
     /// Whether it holds a frame.
@@ -335,8 +364,9 @@ impl Table {
         hole.max(rewritten.map_or(0, |index| index + 1))
     }
 
+    /// What they take of `max_size`.
     pub(super) fn bytes(&self) -> u64 {
-        self.0.iter().map(|segment| segment.len()).sum()
+        self.0.iter().map(|segment| segment.taken()).sum()
     }
 
     /// Bytes of the files.

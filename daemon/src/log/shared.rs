@@ -306,7 +306,7 @@ impl Shared {
             let empty = !segment.is_filled();
             segment.is_released(before, control) && (older || (wanted && !empty))
         };
-        table.0.iter().filter(goes).map(|segment| segment.len()).sum()
+        table.0.iter().filter(goes).map(|segment| segment.taken()).sum()
     }
 
     /// Appenders lack room while nobody needs what the newest segment holds: it goes too, as soon as

@@ -3,8 +3,8 @@
 //! An fdatasync behind bytes that a file had before writes those bytes; behind bytes that are new to the
 //! file it writes the file system's journal too, because the file has grown. On ext4 that takes twice the
 //! time, and a third more of the flash. So a released segment becomes `<sequence, 8 hex digits>.spare`, and
-//! the next segment begins in its place: the header is written over the old one and made durable under the
-//! spare's name, then the file gets its own. What is left of the older use behind the last frame has another
+//! the next segment begins in its place: header and first frame are written over the old ones and made durable
+//! under the spare's name, then the file gets its own. What is left of the older use behind the last frame has another
 //! salt, and lower LSNs, and is never taken for a frame.
 //!
 //! Where there is no spare, a new file is allocated ahead (fallocate): it has its length from the start, and
@@ -119,7 +119,7 @@ impl Shared {
                 return false;
             }
         };
-        self.bytes.fetch_sub(segment.len(), Ordering::AcqRel);
+        self.bytes.fetch_sub(segment.taken(), Ordering::AcqRel);
         self.lanes.remove(&segment.lanes());
         if let Err(error) = self.storage.sync_dir(&self.dir) {
             warn!(dir = %self.dir.display(), %error, "a removal may not be durable");

@@ -185,7 +185,7 @@ impl Shared {
             }
             _ => {}
         }
-        self.bytes.fetch_sub(segment.len(), Ordering::AcqRel);
+        self.bytes.fetch_sub(segment.taken(), Ordering::AcqRel);
         self.lanes.remove(&segment.lanes());
         self.storage.sync_dir(&self.dir)
     }

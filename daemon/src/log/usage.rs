@@ -47,7 +47,7 @@ impl Log {
         let mut room = bytes;
         let mut oldest = self.shared.committed() + 1;
         for segment in table.0.iter().rev() {
-            let Some(left) = room.checked_sub(segment.len()) else { break };
+            let Some(left) = room.checked_sub(segment.taken()) else { break };
             let parts = segment.lanes();
             for (lane, left) in &mut quarters {
                 let Some(less) = left.checked_sub(parts.get(*lane).map_or(0, |part| part.bytes))

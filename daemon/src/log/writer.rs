@@ -57,6 +57,25 @@ impl Active {
     }
 }
 
+/// What a new segment begins with, behind its header.
+#[derive(Debug, Clone, Copy)]
+enum Content<'a> {
+    Nothing,
+    Frame(&'a [u8]),
+    /// So many zeros, which are cut again: there is to be room.
+    Zeros(usize),
+}
+
+impl Content<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Frame(frame) => frame.len(),
+            Self::Zeros(count) => *count,
+        }
+    }
+}
+
 impl Writer {
     /// A writer that goes on in `active`, or in a new segment. If that cannot be created, the log
     /// opens all the same, and takes events when the disk does.
@@ -73,7 +92,7 @@ impl Writer {
         let mut writer = Self { shared, active, next, sequence, failed, delay, packer, lock };
         // What a crash left of an attempt.
         writer.remove_unfinished();
-        if writer.active.is_none() && !writer.begin_segment(0) {
+        if writer.active.is_none() && !writer.begin_empty(Content::Nothing) {
             writer.give_up();
         }
         if let Some(Active { segment, file }) = &writer.active {
@@ -108,13 +127,13 @@ impl Writer {
                 self.shared.queue.done(batch);
             }
             Work::Roll => {
-                self.begin_segment(0);
+                self.begin_empty(Content::Nothing);
                 self.shared.queue.rolled();
             }
             Work::Probe => {
                 // Otherwise all that wait would be called, to be refused again.
                 let room = self.shared.queue.bounds().max_bytes.max(self.failed);
-                if self.begin_segment(room) {
+                if self.begin_empty(Content::Zeros(room)) {
                     info!(dir = %self.shared.dir.display(), "the disk takes writes again");
                     self.shared.disk_full.store(false, Ordering::Release);
                     self.shared.queue.available();
@@ -155,22 +174,25 @@ impl Writer {
     /// for it.
     fn store(&mut self, bytes: &mut [u8], crc: u32, flags: u32, batch: &mut Batch) -> bool {
         for _ in 0..ATTEMPTS {
-            let full = |active: &Active| {
-                let len = active.segment.len();
-                len > segment::HEADER_LEN as u64
-                    && len + bytes.len() as u64 > self.shared.queue.bounds().segment_size
-            };
-            // A full segment takes more where there can be no new one (no file handles left, say).
+            let segment_size = self.shared.queue.bounds().segment_size;
+            let full = |active: &Active| active.segment.is_full(bytes.len() as u64, segment_size);
+            let (next, count) = (self.next, batch.count);
             if self.active.as_ref().is_none_or(full) {
-                self.begin_segment(0);
+                let salt = fastrand::u64(..);
+                frame::seal_summed(bytes, crc, next, count, flags, salt);
+                if self.begin_segment(salt, Content::Frame(bytes)) {
+                    self.publish(batch, bytes.len() as u64, segment::HEADER_LEN as u64);
+                    self.shared.try_remove_released();
+                    return true;
+                }
             }
+            // A full segment takes more where there can be no new one (no file handles left, say).
             let Some(active) = &self.active else { return false };
-            let salt = active.segment.header.salt;
-            frame::seal_summed(bytes, crc, self.next, batch.count, flags, salt);
-            match self.write(active, bytes).and_then(|()| active.file.sync_data()) {
+            frame::seal_summed(bytes, crc, next, count, flags, active.segment.header.salt);
+            let at = (active.segment.len(), active.segment.size());
+            match self.write(&*active.file, at, bytes).and_then(|()| active.file.sync_data()) {
                 Ok(()) => {
-                    self.next += u64::from(batch.count);
-                    self.publish(batch, bytes.len() as u64);
+                    self.publish(batch, bytes.len() as u64, 0);
                     return true;
                 }
                 Err(error) => {
@@ -185,13 +207,15 @@ impl Writer {
     }
 
     /// The frame of so many bytes is durable: readers see it, then its appenders are answered.
-    fn publish(&mut self, batch: &mut Batch, bytes: u64) {
+    /// So many bytes of the segment before it were synced with it.
+    fn publish(&mut self, batch: &mut Batch, bytes: u64, with: u64) {
         let Some(active) = &self.active else { return };
         let shared = &self.shared;
+        self.next += u64::from(batch.count);
         let offset = active.segment.len();
         active.segment.advance(batch.count, offset + bytes, &batch.lanes);
         active.segment.resized(active.segment.size().max(offset + bytes));
-        if let Some(pace) = shared.wear.wrote(offset, bytes) {
+        if let Some(pace) = shared.wear.wrote(offset - with, with + bytes) {
             shared.queue.stretch(pace.stretch);
             if let Some(budget) = pace.exceeds {
                 warn!(
@@ -223,6 +247,18 @@ impl Writer {
         }
     }
 
+    /// A new segment, with a file of `next` bytes, takes what is to come: what the file of this one has behind
+    /// its end is kept if that is little, and nobody needs it.
+    fn leave(&self, full: &Active, next: u64) {
+        let segment = &full.segment;
+        let is_short = self.shared.on_disk() + next > self.shared.lanes.max_size();
+        if !is_short && Segment::may_keep_tail(segment.size(), segment.len()) {
+            self.shared.bytes.fetch_add(segment.keep_tail(), Ordering::AcqRel);
+        } else {
+            self.cut(full);
+        }
+    }
+
     /// Gives back what a segment's file has behind its end. Best effort: it may take room until the log
     /// is opened again.
     fn cut(&self, active: &Active) {
@@ -250,9 +286,18 @@ impl Writer {
         self.delay = (self.delay * 2).min(LAST_RETRY);
     }
 
-    /// Begins a new segment, if the disk has `room` bytes for its frames. Answers whether it could;
-    /// otherwise the one before it may go on.
-    fn begin_segment(&mut self, room: usize) -> bool {
+    /// Begins a new segment that holds no frame yet, and removes what was released. Answers whether it could.
+    fn begin_empty(&mut self, content: Content<'_>) -> bool {
+        let is_begun = self.begin_segment(fastrand::u64(..), content);
+        if is_begun {
+            self.shared.try_remove_released();
+        }
+        is_begun
+    }
+
+    /// Begins a new segment with this salt and content. Answers whether it could; otherwise the one before it
+    /// may go on.
+    fn begin_segment(&mut self, salt: u64, content: Content<'_>) -> bool {
         // A name is used once: a failed attempt may have left its file behind.
         self.sequence += 1;
         let header = Header {
@@ -260,7 +305,7 @@ impl Writer {
             lane: self.shared.lane,
             sequence: self.sequence,
             first: self.next,
-            salt: fastrand::u64(..),
+            salt,
             before: self.before(),
             rewritten: None,
             figures: Some(self.figures()),
@@ -268,18 +313,19 @@ impl Writer {
         let path = self.shared.dir.join(header.file_name());
         // Who opens the log looks for it in the newest segment alone.
         self.shared.enter_gone();
-        match self.create(&header, &path, room) {
+        match self.create(&header, &path, content) {
             Ok((file, size)) => {
-                if let Some(full) = self.active.take().filter(Active::is_roomy) {
-                    self.cut(&full);
+                if let Some(full) = self.active.take() {
+                    self.leave(&full, size);
                 }
                 let segment = Arc::new(Segment::begin(header, path));
                 segment.resized(size);
                 self.shared.bytes.fetch_add(segment.len(), Ordering::AcqRel);
-                self.shared.wear.wrote(0, segment.len() + room as u64);
+                if let Content::Nothing | Content::Zeros(_) = content {
+                    self.shared.wear.wrote(0, segment.len() + content.len() as u64);
+                }
                 self.shared.table_mut().0.push(Arc::clone(&segment));
                 self.active = Some(Active { segment, file });
-                self.shared.try_remove_released();
                 true
             }
             Err(error) => {
@@ -333,21 +379,21 @@ impl Writer {
         }
     }
 
-    /// Writes a frame behind the last one. Where the file has room, its last page is written whole: half
-    /// of one that is not in memory would have to be read first. It is written alone, so that the kernel does not
-    /// keep it together with those before: some file systems write all of that again with the next frame.
-    fn write(&self, active: &Active, frame: &[u8]) -> io::Result<()> {
-        let (offset, size) = (active.segment.len(), active.segment.size());
+    /// Writes a frame at `offset` of a file of this size. Where that has room, the last page is written whole:
+    /// half of one that is not in memory would have to be read first. It is written alone, so that the kernel
+    /// does not keep it together with those before: some file systems write all of that again with the next
+    /// frame.
+    fn write(&self, file: &dyn File, (offset, size): (u64, u64), frame: &[u8]) -> io::Result<()> {
         let end = offset + frame.len() as u64;
         if end > size {
             self.shared.make_room(end - size);
         } else {
             let page = end / PAGE * PAGE;
             if page >= offset && page < end && page + PAGE <= size {
-                active.file.write_at(&[0; PAGE as usize], page)?;
+                file.write_at(&[0; PAGE as usize], page)?;
             }
         }
-        active.file.write_at(frame, offset)
+        file.write_at(frame, offset)
     }
 
     /// The file of a new segment, durable under its name, and how large it is.
@@ -355,16 +401,15 @@ impl Writer {
         &self,
         header: &Header,
         path: &Path,
-        room: usize,
+        content: Content<'_>,
     ) -> io::Result<(Arc<dyn File>, u64)> {
         // A probe is to find out whether there is room for more.
-        let spare = if room == 0 { self.reuse(header) } else { None };
-        let (file, from) = match spare {
+        let is_probe = matches!(content, Content::Zeros(_));
+        let spare = if is_probe { None } else { self.reuse(header, content) };
+        let (file, size, from) = match spare {
             Some(spare) => spare,
-            None => self.create_new(header, room)?,
+            None => self.create_new(header, content)?,
         };
-        let size = file.len()?;
-        let size = if room == 0 { self.allocate(&*file, size) } else { size };
         self.shared.storage.rename(&from, path).inspect_err(|_| {
             // What is left is in the way of the next attempt, or for nothing.
             let _ = self.shared.storage.unlink(&from);
@@ -373,17 +418,20 @@ impl Writer {
         Ok((file, size))
     }
 
-    /// A spare with this header, durable, under the name that it has.
-    fn reuse(&self, header: &Header) -> Option<(Arc<dyn File>, PathBuf)> {
+    /// A spare with this header and content, durable, how large it is, and the name that it has.
+    fn reuse(
+        &self,
+        header: &Header,
+        content: Content<'_>,
+    ) -> Option<(Arc<dyn File>, u64, PathBuf)> {
         let spare = self.shared.spares.take()?;
         let begin = || {
             let file = self.shared.storage.open(&spare.path)?;
-            file.write_at(&header.encode(), 0)?;
-            file.sync_data()?;
-            Ok(file)
+            let size = self.fill(&*file, header, content)?;
+            Ok((file, size))
         };
         match begin() {
-            Ok(file) => Some((file, spare.path)),
+            Ok((file, size)) => Some((file, size, spare.path)),
             Err(error) => {
                 let error: io::Error = error;
                 debug!(path = %spare.path.display(), %error, "cannot be used again");
@@ -393,23 +441,41 @@ impl Writer {
         }
     }
 
-    /// A new file with this header, durable, under the name of one that is not ready.
-    fn create_new(&self, header: &Header, room: usize) -> io::Result<(Arc<dyn File>, PathBuf)> {
+    /// A new file with this header and content, durable, how large it is, and the name of one that is not ready.
+    fn create_new(
+        &self,
+        header: &Header,
+        content: Content<'_>,
+    ) -> io::Result<(Arc<dyn File>, u64, PathBuf)> {
         let unfinished = self.shared.dir.join(segment::UNFINISHED);
         let file = self.shared.storage.create(&unfinished)?;
-        file.write_at(&header.encode(), 0)?;
-        // Before it has its name, and before anything else is in it: after a power cut its blocks may be
-        // those of a segment of that name that never came to be, with its header, or hold none.
-        file.sync_data()?;
-        if room > 0 {
-            let len = segment::HEADER_LEN as u64;
-            for at in (0..room).step_by(PROBE.len()) {
-                file.write_at(&PROBE[..PROBE.len().min(room - at)], len + at as u64)?;
-            }
-            file.sync_data()?;
-            file.truncate(len)?;
+        let size = self.fill(&*file, header, content)?;
+        Ok((file, size, unfinished))
+    }
+
+    /// Puts header and content into a file, durably; answers how large it is. Before it has its name: after a
+    /// power cut its blocks may be those of a segment of that name that never came to be, with its header, or
+    /// hold none.
+    fn fill(&self, file: &dyn File, header: &Header, content: Content<'_>) -> io::Result<u64> {
+        const LEN: u64 = segment::HEADER_LEN as u64;
+        let mut size = file.len()?;
+        if !matches!(content, Content::Zeros(_)) {
+            size = self.allocate(file, size);
         }
-        Ok((file, unfinished))
+        file.write_at(&header.encode(), 0)?;
+        match content {
+            Content::Nothing => {}
+            Content::Frame(frame) => self.write(file, (LEN, size), frame)?,
+            Content::Zeros(room) => {
+                for at in (0..room).step_by(PROBE.len()) {
+                    file.write_at(&PROBE[..PROBE.len().min(room - at)], LEN + at as u64)?;
+                }
+                file.sync_data()?;
+                file.truncate(LEN)?;
+            }
+        }
+        file.sync_data()?;
+        Ok(size.max(LEN))
     }
 
     /// Makes a file of this size as long as a segment becomes, if `max_size` and the disk let us; otherwise

@@ -162,3 +162,48 @@ fn control_records_of_an_older_use_do_not_come_back() {
     let of = |body: u8| found.iter().filter(|said| said.as_bytes()[0] == body).count();
     assert_eq!((of(b'a'), of(b'b')), (4, 20));
 }
+
+#[tokio::test]
+async fn a_full_segment_leaves_little_empty_and_its_file_as_it_is() {
+    // Bytes of an event; frames in a segment, and whether they reach beyond its 64 KiB.
+    for (bytes, frames, is_beyond) in
+        [(16_300, 4, true), (1_950, 31, false), (14_000, 5, true), (19_500, 3, false)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(dir.path());
+        let (log, _) = open(&options);
+        let sizes = || {
+            let files = names(dir.path(), "seg");
+            files.iter().map(|path| fs::metadata(path).unwrap().len()).collect::<Vec<_>>()
+        };
+        // One more begins the next segment.
+        for _ in 0..2 * frames + 1 {
+            append(&log, &vec![7; bytes]).await;
+        }
+        let (used, usage) = (sizes(), log.usage());
+        assert_eq!((used.len(), usage.segments), (3, 3), "{bytes}");
+        // Cut where more than a sixteenth of it is empty.
+        let is_cut = bytes == 19_500;
+        assert_eq!((used[0] > 64 << 10, used[0] < 64 << 10), (is_beyond, is_cut), "{bytes}");
+        assert!(used[0] >= 56 << 10, "{used:?}");
+        // What stays is used, what was allocated for the newest is not.
+        assert_eq!(usage.bytes + usage.spare, used.iter().sum::<u64>());
+        let newest = usage.bytes - used[0] - used[1];
+        assert!((bytes as u64..bytes as u64 + 2048).contains(&newest), "{newest}");
+        let copy = tempfile::tempdir().unwrap();
+        fs::create_dir(copy.path().join("log")).unwrap();
+        for path in names(dir.path(), "seg") {
+            fs::copy(&path, copy.path().join("log").join(path.file_name().unwrap())).unwrap();
+        }
+        let (copied, recovery) = open(&Options { dir: copy.path().join("log"), ..options.clone() });
+        assert_eq!((recovery.torn_bytes, recovery.quarantined), (0, vec![]), "{bytes}");
+        assert_eq!(copied.usage().bytes, usage.bytes, "{bytes}");
+        assert_eq!(read(&mut copied.reader(1)), read(&mut log.reader(1)));
+        // Once more, in the files that there are.
+        log.release(log.committed());
+        for _ in 0..frames {
+            append(&log, &vec![8; bytes]).await;
+        }
+        assert_eq!(*sizes().last().unwrap(), used[0].max(64 << 10), "{bytes}");
+    }
+}

@@ -128,7 +128,7 @@ fn take_merged(shared: &Shared, next: &Header) -> io::Result<bool> {
     let sequences = merged.header.sequence..=merged.header.through();
     let is_part = |segment: &&Arc<Segment>| sequences.contains(&segment.header.sequence);
     let run: Vec<_> = table.0.iter().filter(is_part).cloned().collect();
-    let before: u64 = run.iter().map(|segment| segment.len()).sum();
+    let before: u64 = run.iter().map(|segment| segment.taken()).sum();
     shared.bytes.fetch_add(merged.len().wrapping_sub(before), Ordering::AcqRel);
     shared.committed.fetch_max(merged.end() - 1, Ordering::AcqRel);
     table.replace(&run, merged);
