@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     Append,
     /// A file that was written before: pwrite, fdatasync.
     Prewritten,
+    /// The same, its groups made and handed over by another thread.
+    HandedOver,
     /// tidegate's, with its segments in sled databases.
     OnSled,
     /// sled, and an fdatasync that it does not do itself.
@@ -37,17 +39,23 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Warm,
         Self::OneInFlight,
         Self::Fresh,
         Self::Append,
         Self::Prewritten,
+        Self::HandedOver,
         Self::OnSled,
         Self::Sled,
         Self::Redb,
         Self::Fjall,
     ];
+
+    /// Whether it is somebody else's, or on it.
+    pub(crate) fn is_peer(self) -> bool {
+        matches!(self, Self::OnSled | Self::Sled | Self::Redb | Self::Fjall)
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -56,6 +64,7 @@ impl Kind {
             Self::Fresh => "fresh log",
             Self::Append => "append",
             Self::Prewritten => "prewritten",
+            Self::HandedOver => "prewritten by another thread",
             Self::OnSled => "log on sled",
             Self::Sled => "sled",
             Self::Redb => "redb",
@@ -69,11 +78,14 @@ impl Kind {
         payload::block(&mut builder, events.group(count));
         let bytes = builder.len();
         match self {
-            Self::Warm => Box::new(log::Warm::create(dir, bytes, events)),
-            Self::OneInFlight => Box::new(log::OneInFlight(log::Warm::create(dir, bytes, events))),
+            Self::Warm => Box::new(log::Warm::create(dir, (count, bytes), events)),
+            Self::OneInFlight => {
+                Box::new(log::OneInFlight(log::Warm::create(dir, (count, bytes), events)))
+            }
             Self::Fresh => Box::new(log::Ours::create(dir, bytes)),
             Self::Append => Box::new(raw::Append::create(dir, bytes)),
             Self::Prewritten => Box::new(raw::Prewritten::create(dir, bytes)),
+            Self::HandedOver => Box::new(raw::HandedOver::create(dir, bytes)),
             Self::OnSled => Box::new(log::Ours::create_on_sled(dir, bytes)),
             Self::Sled => Box::new(others::Sled::create(dir)),
             Self::Redb => Box::new(others::Redb::create(dir)),

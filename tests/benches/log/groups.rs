@@ -33,11 +33,14 @@ struct Figures {
     on_device: Vec<f64>,
 }
 
-/// Every size in every group.
+/// Every size in every group, or the one that is wanted.
 pub(crate) fn measure(plan: &Plan, place: Place, table: &mut Table) {
     for size in SIZES {
         let mut events = Events::new(size);
         for group in GROUPS {
+            if plan.only.is_some_and(|only| only != (size, group)) {
+                continue;
+            }
             println!("\n{place:?}, {size} bytes, groups of {group}");
             let figures = compare(plan, place, group, &mut events);
             add(place, size, group, &figures, table);
@@ -55,6 +58,9 @@ fn compare(
     let mut figures: [Figures; Kind::ALL.len()] = Default::default();
     for _ in 0..plan.rounds {
         for (kind, figures) in Kind::ALL.into_iter().zip(&mut figures) {
+            if plan.is_bare && kind.is_peer() {
+                continue;
+            }
             round(plan, kind, parent, group, events, figures);
         }
     }
@@ -99,10 +105,10 @@ fn add(
 ) {
     let rate = |kind: Kind| median(&of(figures, kind).rates);
     let raw = rate(Kind::Append).max(rate(Kind::Prewritten));
-    let beside: Vec<String> = Kind::ALL
-        .iter()
+    let measured = || Kind::ALL.into_iter().filter(|kind| !of(figures, *kind).rates.is_empty());
+    let beside: Vec<String> = measured()
         .map(|kind| {
-            let rates = &of(figures, *kind).rates;
+            let rates = &of(figures, kind).rates;
             format!("{} {}/s ({})", kind.name(), figure(median(rates)), range(rates))
         })
         .collect();
@@ -128,7 +134,7 @@ fn add(
         return;
     }
     let others = |of_kind: fn(&Figures) -> &Vec<f64>, without: Kind| {
-        let kinds = Kind::ALL.into_iter().filter(|kind| ![Kind::Warm, without].contains(kind));
+        let kinds = measured().filter(|kind| ![Kind::Warm, without].contains(kind));
         let line =
             |kind: Kind| format!("{} {}", kind.name(), figure(median(of_kind(of(figures, kind)))));
         kinds.map(line).collect::<Vec<String>>().join(", ")

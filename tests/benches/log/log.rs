@@ -79,7 +79,7 @@ impl Engine for Ours {
 const WARM_SIZE: u64 = 256 << 20;
 /// Bytes of it beyond which what is older is released.
 const KEPT: u64 = 24 << 20;
-/// Events in a group of those that are written before.
+/// Events in a group of those that are written before, at least: less would take long.
 const FILLING: usize = 256;
 
 /// The log, which writes over what was released, and one appender.
@@ -91,13 +91,14 @@ pub(crate) struct Warm {
 }
 
 impl Warm {
-    /// For groups of this many bytes: each has a frame of its own.
-    pub(crate) fn create(dir: &Path, bytes: usize, events: &mut Events) -> Self {
+    /// For groups of this many bytes: each has a frame of its own. It was written before in as large ones: a
+    /// kernel with large folios keeps the pages of a file together that were written together.
+    pub(crate) fn create(dir: &Path, (count, bytes): (usize, usize), events: &mut Events) -> Self {
         let log = open(Options { max_size: WARM_SIZE, ..options(dir, bytes) });
         let mut ours = Ours::new(Arc::clone(&log));
         let mut fill = |is_enough: &dyn Fn() -> bool| {
             while !is_enough() {
-                ours.commit(events.group(FILLING));
+                ours.commit(events.group(count.max(FILLING)));
                 ours.finish();
             }
         };

@@ -2,9 +2,10 @@
 //! beside other engines, in one run. Every figure is the median of alternating rounds, and stands
 //! beside its goal.
 //!
-//! `cargo bench -p tidegate-tests --bench log [-- --quick] [--dir DIR] [--memory DIR] [PART...]`
+//! `cargo bench -p tidegate-tests --bench log [-- --quick] [--bare] [--only SIZExGROUP] [--dir DIR]
+//! [--memory DIR] [PART...]`
 //!
-//! Without a part, all of them. The data lies in `target/bench` unless `--dir` names another disk, and in
+//! Without a part, all of them. `--bare` leaves other engines out, `--only 200x1024` other events and groups. The data lies in `target/bench` unless `--dir` names another disk, and in
 //! `/dev/shm` (or `--memory`) where no disk is to be measured; it is removed in the end. The full run
 //! needs 16 GB of disk for a while.
 
@@ -45,6 +46,10 @@ struct Plan {
     disk: PathBuf,
     /// Where there is no disk.
     memory: PathBuf,
+    /// Bytes of an event, and events of a group, where no others are wanted.
+    only: Option<(usize, usize)>,
+    /// Whether the log is compared with raw files alone.
+    is_bare: bool,
     /// Of everything that is compared.
     rounds: usize,
     /// One round of one engine.
@@ -62,12 +67,28 @@ impl Plan {
         } else {
             (5, 1_000, 2 << 30, [1_000_000_000, 10_000_000_000])
         };
-        Self { disk, memory, rounds, round: Duration::from_millis(millis), churn, backlogs }
+        let (only, is_bare) = (None, false);
+        Self {
+            disk,
+            memory,
+            only,
+            is_bare,
+            rounds,
+            round: Duration::from_millis(millis),
+            churn,
+            backlogs,
+        }
     }
 }
 
+/// `200x1024`
+fn size_and_group(given: &str) -> Option<(usize, usize)> {
+    let (size, group) = given.split_once('x')?;
+    Some((size.parse().ok()?, group.parse().ok()?))
+}
+
 fn main() -> ExitCode {
-    let mut quick = false;
+    let (mut quick, mut is_bare, mut only) = (false, false, None);
     let mut wanted = Vec::new();
     let mut disk = target_dir().join("bench");
     let mut memory = PathBuf::from("/dev/shm");
@@ -77,6 +98,11 @@ fn main() -> ExitCode {
             // What cargo says to every benchmark.
             ("--bench", _) => {}
             ("--quick", _) => quick = true,
+            ("--bare", _) => is_bare = true,
+            ("--only", rest) => match rest.next().as_deref().and_then(size_and_group) {
+                Some(given) => only = Some(given),
+                None => return usage(),
+            },
             (backlog::ARGUMENT, rest) => {
                 return rest.next().map_or_else(usage, |dir| backlog::read(dir.as_ref()));
             }
@@ -98,7 +124,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let plan = Plan::new(disk, memory, quick);
+    let plan = Plan { only, is_bare, ..Plan::new(disk, memory, quick) };
     let begin = Instant::now();
     println!(
         "one appender, the next group filled while the one before is synced; {} rounds of {:?}; \
@@ -121,6 +147,9 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     let parts: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
-    eprintln!("usage: log [--quick] [--dir DIR] [--memory DIR] [{}]...", parts.join("|"));
+    eprintln!(
+        "usage: log [--quick] [--bare] [--only SIZExGROUP] [--dir DIR] [--memory DIR] [{}]...",
+        parts.join("|")
+    );
     ExitCode::from(64)
 }

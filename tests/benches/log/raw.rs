@@ -4,8 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use tidegate_event::BlockBuilder;
+
 use crate::engine::Engine;
-use crate::payload::Event;
+use crate::payload::{self, Event};
 
 /// Before the events in a frame of the log.
 const FRAME_HEADER: usize = 28;
@@ -65,5 +70,58 @@ impl Engine for Prewritten {
             self.0.at = 0;
         }
         self.0.commit(group);
+    }
+}
+
+/// As [`Prewritten`], with groups that are made of the events, by another thread than the one that writes them:
+/// what any log does that fills a group while the one before is synced.
+#[derive(Debug)]
+pub(crate) struct HandedOver {
+    block: BlockBuilder,
+    /// Groups on their way; `None` once there are no more.
+    groups: Option<SyncSender<Vec<u8>>>,
+    /// Their buffers, once they are written.
+    written: Receiver<Vec<u8>>,
+    writing: Option<JoinHandle<()>>,
+}
+
+impl HandedOver {
+    /// For groups whose events take this many bytes in the log.
+    pub(crate) fn create(dir: &Path, bytes: usize) -> Self {
+        let mut file = Prewritten::create(dir, bytes);
+        let (groups, received) = sync_channel::<Vec<u8>>(2);
+        let (answers, written) = sync_channel(2);
+        answers.send(vec![0; FRAME_HEADER + bytes]).expect("room for a buffer");
+        answers.send(vec![0; FRAME_HEADER + bytes]).expect("room for a buffer");
+        let writing = thread::spawn(move || {
+            for group in received {
+                let buffer = std::mem::replace(&mut file.0.bytes, group);
+                file.commit(&[]);
+                let group = std::mem::replace(&mut file.0.bytes, buffer);
+                // Nobody waits for the last ones.
+                let _ = answers.send(group);
+            }
+        });
+        let block = payload::builder();
+        Self { block, groups: Some(groups), written, writing: Some(writing) }
+    }
+}
+
+impl Engine for HandedOver {
+    fn commit(&mut self, group: &[Event]) {
+        payload::block(&mut self.block, group);
+        let mut buffer = self.written.recv().expect("a thread that writes");
+        buffer.truncate(FRAME_HEADER);
+        buffer.extend_from_slice(self.block.finish());
+        if let Some(groups) = &self.groups {
+            groups.send(buffer).expect("a thread that writes");
+        }
+    }
+
+    fn finish(&mut self) {
+        self.groups = None;
+        if let Some(writing) = self.writing.take() {
+            writing.join().expect("a thread that writes");
+        }
     }
 }
