@@ -133,8 +133,8 @@ fn add(
         table.row(name(Kind::Warm, ""), (median(rates), "/s"), range(rates), goal);
         return;
     }
-    let others = |of_kind: fn(&Figures) -> &Vec<f64>, without: Kind| {
-        let kinds = measured().filter(|kind| ![Kind::Warm, without].contains(kind));
+    let others = |of_kind: fn(&Figures) -> &Vec<f64>, without: &[Kind]| {
+        let kinds = measured().filter(|kind| !without.contains(kind));
         let line =
             |kind: Kind| format!("{} {}", kind.name(), figure(median(of_kind(of(figures, kind)))));
         kinds.map(line).collect::<Vec<String>>().join(", ")
@@ -143,10 +143,11 @@ fn add(
     let written = median(&of(figures, Kind::Fresh).written);
     // Of a small group the last page is written again with the next one, whoever writes it.
     let goal = if size * group >= 1 << 17 { Goal::AtMost(1.1) } else { Goal::None };
-    let beside = others(|figures| &figures.written, Kind::Prewritten);
+    let without = [Kind::Warm, Kind::OneInFlight, Kind::Prewritten, Kind::HandedOver];
+    let beside = others(|figures| &figures.written, &without);
     table.row(name(Kind::Fresh, ": bytes to disk ÷ payload"), (written, "×"), beside, goal);
     let on_device = median(&of(figures, Kind::Warm).on_device);
-    let beside = others(|figures| &figures.on_device, Kind::Warm);
+    let beside = others(|figures| &figures.on_device, &[Kind::Warm]);
     let what = name(Kind::Warm, ": bytes on the device ÷ payload");
     table.row(what, (on_device, "×"), beside, Goal::None);
 }
