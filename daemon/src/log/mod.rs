@@ -10,7 +10,7 @@
 //!   the loss ledger, the rest is served. Only a newer format, a second process, or a directory that
 //!   cannot be used refuses.
 //! - Memory: two frames, one more with compression, and at most 4 × `max_bytes` of blocks that wait. It does not grow with the
-//!   backlog. Damage holds the rest of one segment (at most 64 MiB) in memory while it is searched.
+//!   backlog. Damage holds the rest of one segment (at most 72 MiB) in memory while it is searched.
 //! - Disk: `max_size`, over all segment files and spares; control records and records of what is gone may take
 //!   one segment more, and so may one that is being rewritten. One that was removed takes its room for as long as
 //!   a reader has it open. Beside them `max_quarantine` for what is set aside, and `max_ledger`,
@@ -85,7 +85,7 @@
 //!
 //! After a failed write or fdatasync nobody knows what the file holds. The segment is abandoned, cut
 //! behind its last durable frame if the disk lets us, and the frame is tried once more in a new segment,
-//! under the same LSNs. **A segment overrides those of lower sequence from its first LSN on.** If that
+//! under the same LSNs; where it was to be the first of a new one, in the one before, if that can go on. **A segment overrides those of lower sequence from its first LSN on.** If that
 //! fails too, the frame and all that wait are not stored ([`NotStored`]), and appenders are refused
 //! ([`Append::Unavailable`]) while the writer probes, after 100 ms and then ever later up to 10 s,
 //! by creating a segment and filling it with as many zeros as the next frame may take. A full disk
@@ -185,7 +185,7 @@
 //! Where nothing from the last frame on says that it is a frame with that LSN or a later one, the log ends there, and
 //! the rest of the file stays: to find that out it is read, a piece at a time. What it says is gone and the
 //! ledger does not is entered. What older segments have behind
-//! their end is cut.
+//! their end is cut, if it is more than a sixteenth of their file.
 //! Then header and last frame are written again and fdatasync'd before anything is served: what a
 //! crash of the process alone left in the page cache may not be on disk, and after a failed fdatasync
 //! the kernel calls it clean all the same. If that fails, the log goes on in a new segment.

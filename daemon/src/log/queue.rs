@@ -4,6 +4,7 @@ mod batch;
 mod need;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -203,6 +204,18 @@ impl Queue {
         }
         lanes.note(state.total(on_disk, &self.bounds));
         Ok(commit)
+    }
+
+    /// Counts so many bytes more as on disk, in `on_disk`, if all that waits has room beside them. Nobody is
+    /// let in meanwhile.
+    pub(super) fn count(&self, on_disk: &AtomicU64, more: u64, max_size: u64) -> bool {
+        let state = self.lock();
+        let total = state.total(on_disk.load(Ordering::Acquire), &self.bounds);
+        let fits = total + more <= max_size;
+        if fits {
+            on_disk.fetch_add(more, Ordering::AcqRel);
+        }
+        fits
     }
 
     /// Bytes that are used up once all that waits is on disk.

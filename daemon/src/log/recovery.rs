@@ -234,7 +234,9 @@ impl Place<'_> {
             scanned.len = before.len;
             self.cut(file, &mut scanned);
             scanned.lanes = following.and_then(|next| next.says_of_the_one_before());
-        } else if following.is_none_or(|next| next.sequence != file.sequence + 1) {
+        } else if following
+            .is_none_or(|next| next.header.is_none() || next.sequence != file.sequence + 1)
+        {
             let opened =
                 self.storage.open(&file.path).map_err(OpenError::io("open", &file.path))?;
             scanned = self

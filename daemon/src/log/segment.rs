@@ -252,11 +252,9 @@ impl Segment {
         size.saturating_sub(len) <= size / MOST_TAIL
     }
 
-    /// What its file has behind its end stays there. Answers how much that is.
-    pub(super) fn keep_tail(&self) -> u64 {
-        let tail = self.size().saturating_sub(self.len());
-        self.tail.store(tail, Ordering::Release);
-        tail
+    /// What its file has behind its end stays there.
+    pub(super) fn keep_tail(&self) {
+        self.tail.store(self.size().saturating_sub(self.len()), Ordering::Release);
     }
 
     /// What it takes of `max_size`: its durable bytes, and what stays of its file behind them.

@@ -34,7 +34,7 @@ pub(super) struct Shared {
     pub(super) compression: Compression,
     pub(super) wear: Wear,
     pub(super) table: RwLock<Table>,
-    /// In segment files, up to the end of each.
+    /// In segment files: up to the end of each, and what is kept behind it.
     pub(super) bytes: AtomicU64,
     pub(super) spares: Spares,
     /// The newest durable LSN.

@@ -44,8 +44,10 @@ impl Log {
     pub fn set_room(&self, others: u64, left: Option<u64>) {
         let on_disk = self.shared.on_disk();
         let ceiling = left.map_or(u64::MAX, |left| on_disk.saturating_add(left));
-        // One segment that is being rewritten, or holds control records beyond what is there for events.
-        let others = others.saturating_add(self.shared.queue.bounds().segment_size);
+        // One segment that is being rewritten, or holds control records beyond what is there for events. It may
+        // be an eighth longer than most.
+        let segment = self.shared.queue.bounds().segment_size;
+        let others = others.saturating_add(segment + segment / 8);
         self.shared.lanes.set_room(others, ceiling);
         self.shared.make_room(0);
         self.shared.note_lanes();

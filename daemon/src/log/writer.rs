@@ -187,10 +187,13 @@ impl Writer {
                 }
             }
             // A full segment takes more where there can be no new one (no file handles left, say).
-            let Some(active) = &self.active else { return false };
+            let Some(active) = &self.active else { continue };
             frame::seal_summed(bytes, crc, next, count, flags, active.segment.header.salt);
-            let at = (active.segment.len(), active.segment.size());
-            match self.write(&*active.file, at, bytes).and_then(|()| active.file.sync_data()) {
+            let (offset, size) = (active.segment.len(), active.segment.size());
+            let end = offset + bytes.len() as u64;
+            self.shared.make_room(end.saturating_sub(size));
+            let written = write(&*active.file, (offset, size), bytes);
+            match written.and_then(|()| active.file.sync_data()) {
                 Ok(()) => {
                     self.publish(batch, bytes.len() as u64, 0);
                     return true;
@@ -248,13 +251,14 @@ impl Writer {
     }
 
     /// A new segment, with a file of `next` bytes, takes what is to come: what the file of this one has behind
-    /// its end is kept if that is little, and nobody needs it.
+    /// its end is kept, and counts as used, if that is little and leaves room for all that waits.
     fn leave(&self, full: &Active, next: u64) {
-        let segment = &full.segment;
-        let is_short = self.shared.on_disk() + next > self.shared.lanes.max_size();
-        if !is_short && Segment::may_keep_tail(segment.size(), segment.len()) {
-            self.shared.bytes.fetch_add(segment.keep_tail(), Ordering::AcqRel);
-        } else {
+        let Shared { queue, bytes, lanes, .. } = &*self.shared;
+        let (size, len, most) = (full.segment.size(), full.segment.len(), lanes.max_size());
+        let fits = self.shared.on_disk() + next <= most;
+        if fits && Segment::may_keep_tail(size, len) && queue.count(bytes, size - len, most) {
+            full.segment.keep_tail();
+        } else if full.is_roomy() {
             self.cut(full);
         }
     }
@@ -379,23 +383,6 @@ impl Writer {
         }
     }
 
-    /// Writes a frame at `offset` of a file of this size. Where that has room, the last page is written whole:
-    /// half of one that is not in memory would have to be read first. It is written alone, so that the kernel
-    /// does not keep it together with those before: some file systems write all of that again with the next
-    /// frame.
-    fn write(&self, file: &dyn File, (offset, size): (u64, u64), frame: &[u8]) -> io::Result<()> {
-        let end = offset + frame.len() as u64;
-        if end > size {
-            self.shared.make_room(end - size);
-        } else {
-            let page = end / PAGE * PAGE;
-            if page >= offset && page < end && page + PAGE <= size {
-                file.write_at(&[0; PAGE as usize], page)?;
-            }
-        }
-        file.write_at(frame, offset)
-    }
-
     /// The file of a new segment, durable under its name, and how large it is.
     fn create(
         &self,
@@ -465,7 +452,15 @@ impl Writer {
         file.write_at(&header.encode(), 0)?;
         match content {
             Content::Nothing => {}
-            Content::Frame(frame) => self.write(file, (LEN, size), frame)?,
+            Content::Frame(frame) => {
+                let end = LEN + frame.len() as u64;
+                if end > size {
+                    // The file counts nowhere yet.
+                    self.shared.make_room(end);
+                }
+                write(file, (LEN, size), frame)?;
+                size = size.max(end);
+            }
             Content::Zeros(room) => {
                 for at in (0..room).step_by(PROBE.len()) {
                     file.write_at(&PROBE[..PROBE.len().min(room - at)], LEN + at as u64)?;
@@ -495,6 +490,19 @@ impl Writer {
             }
         }
     }
+}
+
+/// Writes a frame at `offset` of a file of this size. Where that has room, the last page is written whole:
+/// half of one that is not in memory would have to be read first. It is written alone, so that the kernel
+/// does not keep it together with those before: some file systems write all of that again with the next
+/// frame.
+fn write(file: &dyn File, (offset, size): (u64, u64), frame: &[u8]) -> io::Result<()> {
+    let end = offset + frame.len() as u64;
+    let page = end / PAGE * PAGE;
+    if page >= offset && page < end && page + PAGE <= size {
+        file.write_at(&[0; PAGE as usize], page)?;
+    }
+    file.write_at(frame, offset)
 }
 
 impl Drop for Writer {

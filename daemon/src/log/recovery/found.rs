@@ -134,7 +134,7 @@ impl Place<'_> {
                     "a segment under another one's name"
                 }
                 Some(_) => return true,
-                // Crashed before its first frame: the header is durable before a frame is written.
+                // No frame has room in it.
                 None if file.len <= segment::HEADER_LEN as u64 => "an empty segment",
                 None => return true,
             };
