@@ -14,7 +14,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::{debug, warn};
@@ -35,6 +35,8 @@ pub(super) struct Spare {
 #[derive(Debug)]
 pub(super) struct Spares {
     files: Mutex<Vec<Spare>>,
+    /// Bytes of segments that are on their way to become spares, or nothing.
+    leaving: AtomicU64,
     /// Bytes of all of them, at most; one is kept in any case.
     most: u64,
     /// What a segment has.
@@ -45,7 +47,13 @@ impl Spares {
     /// None, of segments with these bounds. An eighth of the log may be spare: so much is released at once,
     /// and then written again.
     pub(super) fn new(bounds: &Bounds) -> Self {
-        Self { files: Mutex::default(), most: bounds.max_size / 8, segment: bounds.segment_size }
+        let leaving = AtomicU64::new(0);
+        Self {
+            files: Mutex::default(),
+            leaving,
+            most: bounds.max_size / 8,
+            segment: bounds.segment_size,
+        }
     }
 
     fn files(&self) -> MutexGuard<'_, Vec<Spare>> {
@@ -69,8 +77,23 @@ impl Spares {
         self.files().pop()
     }
 
+    /// Bytes of a file that is no segment any more, and no spare yet; as long as the answer lives.
+    fn leave(&self, size: u64) -> Leaving<'_> {
+        self.leaving.fetch_add(size, Ordering::AcqRel);
+        Leaving(self, size)
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.files().iter().map(|spare| spare.size).sum()
+    }
+}
+
+#[derive(Debug)]
+struct Leaving<'a>(&'a Spares, u64);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.leaving.fetch_sub(self.1, Ordering::AcqRel);
     }
 }
 
@@ -106,6 +129,7 @@ impl Shared {
             warn!(dir = %self.dir.display(), %error, "nothing is removed while it cannot be noted where the log begins");
             return false;
         }
+        let _leaving = self.spares.leave(segment.size());
         if !self.table_mut().remove(segment.header.sequence) {
             return true;
         }
@@ -175,9 +199,10 @@ impl Shared {
         self.make_room(0);
     }
 
-    /// Bytes on disk: of segments and spares.
+    /// Bytes on disk: of segments and spares. One that becomes the other may count twice, never not at all.
     pub(super) fn on_disk(&self) -> u64 {
-        self.table().size() + self.spares.bytes()
+        let segments = self.table().size();
+        segments + self.spares.leaving.load(Ordering::Acquire) + self.spares.bytes()
     }
 
     /// Removes spares until there is room for so many bytes more.
