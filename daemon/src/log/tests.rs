@@ -5,11 +5,14 @@ mod compressed;
 mod crash;
 mod damage;
 mod formats;
+mod gaps;
 mod lanes;
 mod model;
 mod on_sled;
 mod races;
 mod regress;
+mod retried;
+mod room;
 mod spare;
 mod wear;
 

@@ -51,11 +51,13 @@ impl Sim {
     /// A change is about to happen.
     fn change(&self, call: Call) -> MutexGuard<'_, Disk> {
         let mut disk = self.disk();
-        let Some(mut watcher) = disk.watcher.0.take() else { return disk };
-        drop(disk);
-        watcher(self, call);
-        disk = self.disk();
-        disk.watcher.0 = Some(watcher);
+        if let Some(mut watcher) = disk.watcher.0.take() {
+            drop(disk);
+            watcher(self, call);
+            disk = self.disk();
+            disk.watcher.0 = Some(watcher);
+        }
+        disk.call = Some(call);
         disk
     }
 
@@ -86,7 +88,7 @@ impl Sim {
         let mut disk = self.disk();
         disk.run += 1;
         disk.locked.clear();
-        disk.fuse = None;
+        (disk.fuse, disk.failing) = (None, None);
         disk.forget();
     }
 
@@ -104,6 +106,16 @@ impl Sim {
     /// The next `syncs` fsyncs of directories fail.
     pub(crate) fn fail_dir_syncs(&self, syncs: u32) {
         self.disk().failing_dir_syncs = syncs;
+    }
+
+    /// The next change of this kind fails; of a write, a part may be done.
+    pub(crate) fn fail_once(&self, call: Call) {
+        self.disk().failing = Some(call);
+    }
+
+    /// Whether it has not failed yet.
+    pub(crate) fn is_to_fail(&self) -> bool {
+        self.disk().failing.is_some()
     }
 
     /// The next `reads` reads fail.

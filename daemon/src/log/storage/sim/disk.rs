@@ -7,7 +7,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Watcher;
+use super::file::EIO;
+use super::{Call, Watcher};
 
 const SECTOR: usize = 512;
 /// The inode of all directories.
@@ -29,6 +30,10 @@ pub(super) struct Disk {
     pub(super) failing_syncs: u32,
     pub(super) failing_dir_syncs: u32,
     pub(super) failing_reads: u32,
+    /// The change that is being made,
+    pub(super) call: Option<Call>,
+    /// and the next one that fails.
+    pub(super) failing: Option<Call>,
     /// Changes until the power goes.
     pub(super) fuse: Option<u32>,
     /// What a removed file left on the disk.
@@ -183,6 +188,8 @@ impl Disk {
             failing_syncs: 0,
             failing_dir_syncs: 0,
             failing_reads: 0,
+            call: None,
+            failing: None,
             fuse: None,
             junk: Arc::default(),
             watcher: Watch::default(),
@@ -191,6 +198,10 @@ impl Disk {
 
     /// A change happens, while there is power.
     pub(super) fn burn(&mut self) -> io::Result<()> {
+        if self.failing.is_some() && self.failing == self.call {
+            self.failing = None;
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         match &mut self.fuse {
             Some(0) => Err(power_is_off()),
             Some(left) => {
