@@ -2,9 +2,10 @@
 //!
 //! Where a full lane drops its newest events, one entry says what was dropped in a second or so. Until then
 //! the records themselves say it, which are as durable; who reads them meanwhile can ask here. They are in the
-//! newest segment: the next one begins with an entry. So whoever opens the log finds them there, though some
-//! sink may have passed them.
+//! newest segment: no other is begun before the entry is on disk. So whoever opens the log finds them there,
+//! though some sink may have passed them.
 
+use std::io;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,8 +19,8 @@ use super::{Log, Reader};
 #[derive(Debug, Default)]
 pub(super) struct Gone {
     state: Mutex<State>,
-    /// One at a time: what is on its way is that of one.
-    entering: Mutex<()>,
+    /// Whether the ledger has what the disk does not. Held by the one who enters: what is on its way is his.
+    owed: Mutex<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +43,10 @@ impl Gone {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn owed(&self) -> MutexGuard<'_, bool> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes what of a commit with these LSNs is gone.
     pub(super) fn note(&self, parts: &InLanes, lsns: &RangeInclusive<Lsn>) {
         for part in parts.iter().filter(|part| part.gone > 0) {
@@ -57,15 +62,19 @@ impl Gone {
         }
     }
 
-    /// The same, but for what the ledger says already.
+    /// The same, but for what the ledger says already: that may be in memory only.
     pub(super) fn note_unknown(
         &self,
         parts: &InLanes,
         lsns: &RangeInclusive<Lsn>,
         ledger: &Ledger,
     ) {
-        let is_unknown = |part: &&InLane| part.gone > 0 && !ledger.knows_dropped(part.lane, lsns);
-        self.note(&parts.iter().filter(is_unknown).copied().collect(), lsns);
+        let (known, unknown): (Vec<InLane>, Vec<InLane>) = parts
+            .iter()
+            .filter(|part| part.gone > 0)
+            .partition(|part| ledger.knows_dropped(part.lane, lsns));
+        *self.owed() |= !known.is_empty();
+        self.note(&unknown.into_iter().collect(), lsns);
     }
 
     fn covers(&self, lane: Lane, lsns: &RangeInclusive<Lsn>) -> bool {
@@ -76,25 +85,29 @@ impl Gone {
         state.new.iter().chain(&state.leaving).any(covers)
     }
 
-    /// Puts all that was noted into the ledger. Answers it. Waits for the disk.
-    pub(super) fn enter(&self, ledger: &Ledger) -> Vec<(Lane, u64)> {
-        let _alone = self.entering.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Puts all that was noted into the ledger. Answers what that was, and whether all of it, and all that was
+    /// before, is on disk. Waits for the disk.
+    pub(super) fn enter(&self, ledger: &Ledger) -> (Vec<(Lane, u64)>, io::Result<()>) {
+        let mut owed = self.owed();
         let mut state = self.lock();
         state.leaving = std::mem::take(&mut state.new);
         let leaving = state.leaving.clone();
         drop(state);
         for Part { lane, lsns, count } in leaving.iter().cloned() {
-            ledger.record(Loss { count, ..Loss::now(lane, lsns, Reason::Dropped) });
+            *owed |= !ledger.record(Loss { count, ..Loss::now(lane, lsns, Reason::Dropped) });
         }
         self.lock().leaving.clear();
-        leaving.into_iter().map(|part| (part.lane, part.count)).collect()
+        let entered = if *owed { ledger.catch_up() } else { Ok(()) };
+        *owed = entered.is_err();
+        (leaving.into_iter().map(|part| (part.lane, part.count)).collect(), entered)
     }
 }
 
 impl Log {
     /// Enters in the ledger what was appended as gone since the last time. Waits for the disk.
     pub fn enter_gone(&self) {
-        self.shared.enter_gone();
+        // If the disk does not take it, it is tried again; the ledger has said so.
+        let _ = self.shared.enter_gone();
     }
 }
 

@@ -178,6 +178,14 @@ impl Ledger {
         self.save(&mut self.lock())
     }
 
+    /// Whether it says of these LSNs what the disk has not taken yet.
+    pub(super) fn owes(&self, lsns: RangeInclusive<Lsn>) -> bool {
+        let state = self.lock();
+        let saved = if state.anew { 0 } else { state.saved };
+        let mut owed = state.entries[saved..].iter();
+        owed.any(|loss| loss.lsns.start() <= lsns.end() && loss.lsns.end() >= lsns.start())
+    }
+
     /// Merges the older half of the entries where there are too many.
     fn bound(&self, state: &mut State) {
         if state.entries.len() <= self.max_entries {

@@ -104,6 +104,8 @@ pub(super) struct Recovered {
     pub(super) spares: Vec<Spare>,
     /// What the file says of where it begins.
     pub(super) beginning: Said,
+    /// What of the newest segment is gone, where the ledger cannot be written.
+    pub(super) gone: Gone,
     pub(super) report: Recovery,
 }
 
@@ -163,6 +165,7 @@ impl Place<'_> {
             active: None,
             spares,
             beginning: Said::Nothing,
+            gone: Gone::default(),
             report,
         };
         self.look_before(&found, &mut recovered);
@@ -282,7 +285,6 @@ impl Place<'_> {
         let mut scan = Scan::whole(Arc::clone(opened), header);
         let (mut frames, mut payloads) = (Frames::default(), Payloads::default());
         let (end, len, mut lanes) = (scan.lsn, scan.offset, InLanes::default());
-        let gone = Gone::default();
         let mut scanned = Scanned::new(end, len);
         loop {
             match scan.step(file.len, file.end, &mut frames, SCAN_READ)? {
@@ -293,10 +295,12 @@ impl Place<'_> {
                     scanned.size = scan.offset;
                     payloads.each(&frames, |frame, payload| {
                         let parts = record::lanes(payload);
-                        gone.note_unknown(&parts, &(frame.first..=frame.end() - 1), self.ledger);
+                        let lsns = frame.first..=frame.end() - 1;
+                        recovered.gone.note_unknown(&parts, &lsns, self.ledger);
                         lanes.extend(&parts);
                     });
-                    gone.enter(self.ledger);
+                    // If the disk does not take it, the writer sees to that.
+                    let _ = recovered.gone.enter(self.ledger);
                     scanned.lanes = Some(lanes.clone());
                 }
                 Step::End => return Ok(scanned),

@@ -223,6 +223,11 @@ impl Segment {
         self.end.load(Ordering::Acquire)
     }
 
+    /// Its durable events: none, where the first lies behind the last.
+    pub(super) fn lsns(&self) -> RangeInclusive<Lsn> {
+        self.header.first..=self.end().saturating_sub(1)
+    }
+
     /// Its durable bytes.
     pub(super) fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)

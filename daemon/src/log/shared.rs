@@ -101,7 +101,7 @@ impl Shared {
             disk_full: AtomicBool::new(false),
             housekeeping: Mutex::new(()),
             missed: AtomicBool::new(false),
-            gone: Gone::default(),
+            gone: std::mem::take(&mut recovered.gone),
             trim: Notify::new(),
             ledger,
             quarantine,
@@ -283,11 +283,13 @@ impl Shared {
         Housekeeping { shared: self, alone: Some(alone) }
     }
 
-    /// Enters in the ledger what was appended as gone. Waits for the disk.
-    pub(super) fn enter_gone(&self) {
-        for (lane, count) in self.gone.enter(&self.ledger) {
+    /// Enters in the ledger what was appended as gone; fails where that is not on disk. Waits for the disk.
+    pub(super) fn enter_gone(&self) -> io::Result<()> {
+        let (gone, entered) = self.gone.enter(&self.ledger);
+        for (lane, count) in gone {
             self.lanes.lost(lane, count, Reason::Dropped);
         }
+        entered
     }
 
     /// Whether appenders lack room: in the log, or in a lane.

@@ -115,16 +115,23 @@ pub(super) fn is_name(name_: &str) -> bool {
 impl Shared {
     /// Removes a segment that nobody needs; answers whether it could.
     pub(super) fn remove_one(&self) -> bool {
-        // What is damaged in a segment is known from the ledger alone once that is gone. On a full
-        // disk the ledger has room only then.
-        if let Err(error) = self.ledger.catch_up()
-            && !is_full(&error)
+        // What is damaged in a segment, or gone, is known from the ledger alone once that is gone.
+        let told = match self.ledger.catch_up() {
+            Err(error) if is_full(&error) && self.spares.bytes() > 0 => {
+                self.drop_spares();
+                self.ledger.catch_up()
+            }
+            told => told,
+        };
+        let (before, control) = self.released();
+        let Some(segment) = self.table().released(before, control) else { return false };
+        // A full disk may have room for the ledger only then.
+        if let Err(error) = told
+            && (!is_full(&error) || self.ledger.owes(segment.lsns()))
         {
             warn!(dir = %self.dir.display(), %error, "nothing is removed while the loss ledger cannot be written");
             return false;
         }
-        let (before, control) = self.released();
-        let Some(segment) = self.table().released(before, control) else { return false };
         if let Err(error) = self.begins_behind(|segment| segment.is_released(before, control)) {
             warn!(dir = %self.dir.display(), %error, "nothing is removed while it cannot be noted where the log begins");
             return false;

@@ -302,6 +302,13 @@ impl Writer {
     /// Begins a new segment with this salt and content. Answers whether it could; otherwise the one before it
     /// may go on.
     fn begin_segment(&mut self, salt: u64, content: Content<'_>) -> bool {
+        // Who opens the log looks for what is gone in the newest segment alone.
+        if let Err(error) = self.shared.enter_gone() {
+            let dir = self.shared.dir.display();
+            warn!(%dir, %error, "no segment is begun while the loss ledger cannot be written");
+            self.failed_with(&error);
+            return false;
+        }
         // A name is used once: a failed attempt may have left its file behind.
         self.sequence += 1;
         let header = Header {
@@ -315,8 +322,6 @@ impl Writer {
             figures: Some(self.figures()),
         };
         let path = self.shared.dir.join(header.file_name());
-        // Who opens the log looks for it in the newest segment alone.
-        self.shared.enter_gone();
         match self.create(&header, &path, content) {
             Ok((file, size)) => {
                 if let Some(full) = self.active.take() {

@@ -69,6 +69,8 @@ pub(super) enum Policy {
     DropOldest,
     /// Two, the first of which is thinned out before.
     Downsample,
+    /// Two, the first of which drops its newest.
+    DropNewest,
 }
 
 impl Policy {
@@ -76,6 +78,7 @@ impl Policy {
         match seed % 5 {
             1 | 3 => Self::DropOldest,
             2 => Self::Downsample,
+            4 => Self::DropNewest,
             _ => Self::Reject,
         }
     }
@@ -88,6 +91,7 @@ impl Policy {
         let default = match self {
             Self::Reject => return Vec::new(),
             Self::DropOldest => WhenFull::DropOldest,
+            Self::DropNewest => WhenFull::DropNewest,
             Self::Downsample => WhenFull::Downsample(Downsample {
                 interval: Duration::from_secs(1),
                 keep: Keep::Last,
@@ -110,7 +114,8 @@ impl Policy {
 /// What was handed to the log.
 #[derive(Debug)]
 pub(super) enum Sent {
-    Events(Vec<Said>),
+    /// Each with whether it was dropped, as its lane was full.
+    Events(Vec<(Said, bool)>),
     Control(Said),
 }
 
@@ -122,6 +127,8 @@ pub(super) struct Tally {
     openings: u64,
     /// Oldest segments.
     pub(super) vanished: u64,
+    /// Events, when they came.
+    pub(super) dropped: u64,
 }
 
 impl Tally {
@@ -136,6 +143,7 @@ impl Tally {
         self.crashes += other.crashes;
         self.openings += other.openings;
         self.vanished += other.vanished;
+        self.dropped += other.dropped;
     }
 }
 
@@ -147,6 +155,8 @@ pub(super) struct Promises {
     pub(super) waiting: Vec<(Commit, Sent)>,
     /// Every event that was answered, or that was seen after a crash.
     pub(super) stored: BTreeMap<Lsn, Said>,
+    /// Those of them that were dropped when they came.
+    pub(super) dropped: BTreeSet<Lsn>,
     /// Events whose fate nobody was told.
     unsure: BTreeSet<Said>,
     /// By key, the last control record that was answered, or seen in the log after a crash.
@@ -196,6 +206,7 @@ impl Promises {
             policy,
             waiting: Vec::new(),
             stored: BTreeMap::new(),
+            dropped: BTreeSet::new(),
             unsure: BTreeSet::new(),
             control: Model::new(),
             unsure_control: BTreeSet::new(),
@@ -216,6 +227,7 @@ impl Promises {
             policy: self.policy,
             waiting: Vec::new(),
             stored: self.stored.clone(),
+            dropped: self.dropped.clone(),
             unsure: self.unsure.clone(),
             control: self.control.clone(),
             unsure_control: self.unsure_control.clone(),
@@ -241,7 +253,13 @@ impl Promises {
                 (Poll::Ready(Ok(lsns)), Sent::Events(said)) => {
                     assert_eq!(lsns.clone().count(), said.len());
                     assert!(self.stored.keys().next_back().is_none_or(|last| last < lsns.start()));
-                    self.stored.extend(lsns.zip(said));
+                    for (lsn, (said, is_dropped)) in lsns.zip(said) {
+                        self.stored.insert(lsn, said);
+                        if is_dropped {
+                            self.tally.dropped += 1;
+                            self.dropped.insert(lsn);
+                        }
+                    }
                 }
             }
         }
@@ -266,7 +284,7 @@ impl Promises {
 
     pub(super) fn not_told(&mut self, sent: Sent) {
         match sent {
-            Sent::Events(said) => self.unsure.extend(said),
+            Sent::Events(said) => self.unsure.extend(said.into_iter().map(|(said, _)| said)),
             Sent::Control(said) => drop(self.unsure_control.insert(said)),
         }
     }
@@ -367,6 +385,7 @@ impl Promises {
             let said = Said::decode(&payload);
             let last = found.events.last_key_value();
             assert!(last.is_none_or(|(last, _)| *last < lsn), "order");
+            assert!(!self.dropped.contains(&lsn), "{lsn} was dropped");
             match self.stored.get(&lsn) {
                 Some(stored) => assert_eq!(*stored, said, "LSN {lsn} means another event now"),
                 None => assert!(
@@ -384,6 +403,11 @@ impl Promises {
         for lsn in self.lost.iter().cloned().flatten().filter(|lsn| self.stored.contains_key(lsn)) {
             let is_told = losses.iter().any(|loss| loss.lsns.contains(&lsn));
             assert!(is_told, "the loss of {lsn} is not in the ledger any more");
+        }
+        for lsn in &self.dropped {
+            let said = &self.stored[lsn];
+            let is_told = losses.iter().any(|loss| self.is_lost(loss, *lsn, said));
+            assert!(is_told, "{lsn}, {said:?} was dropped, and is not in the ledger");
         }
         for (name, delivered) in SINKS.iter().zip(self.delivered) {
             let cursor = state.cursors().get(name).unwrap_or(1);
@@ -411,13 +435,17 @@ impl Promises {
     }
 
     fn is_waiting(&self, said: Said) -> bool {
-        let of = |sent: &Sent| matches!(sent, Sent::Events(events) if events.contains(&said));
+        let of = |sent: &Sent| {
+            let events = if let Sent::Events(events) = sent { &events[..] } else { &[] };
+            events.contains(&(said, false))
+        };
         self.waiting.iter().any(|(_, sent)| of(sent))
     }
 
     fn check_models(&self, found: &Found) {
         let mut last = Model::new();
-        let seen = self.stored.iter().chain(&found.events).collect::<BTreeMap<_, _>>();
+        let kept = self.stored.iter().filter(|(lsn, _)| !self.dropped.contains(lsn));
+        let seen = kept.chain(&found.events).collect::<BTreeMap<_, _>>();
         for said in seen.into_values() {
             last.insert(said.key, said.tag);
         }

@@ -112,18 +112,25 @@ impl World {
 
     fn append(&mut self) {
         let said: Vec<Said> = (0..self.rng.usize(1..4)).map(|_| self.said()).collect();
-        let mut block = block([]);
-        for said in &said {
+        let (mut block, mut sent) = (block([]), Vec::new());
+        for said in said {
+            let lane = self.promises().lane(&said);
+            let is_dropped = self.opened().log.admission(lane) == Admission::Drops;
+            sent.push((said, is_dropped));
+            if is_dropped {
+                block.push_gone(lane, 1);
+                continue;
+            }
             let most = if self.promises().policy.drops() { 1200 } else { 500 };
             let payload = said.encode(self.rng.usize(..most));
             let (topic, qos, retain) = ("plant/boiler-7", Qos::AtLeastOnce, false);
             let properties = Properties::default();
             let draft = Draft { topic, qos, retain, properties, payload: &payload };
-            block.push_in(self.promises().lane(said), &draft);
+            block.push_in(lane, &draft);
         }
         match self.opened().log.append(&mut block) {
             Append::Accepted(commit) => {
-                self.promises().waiting.push((commit, Sent::Events(said)));
+                self.promises().waiting.push((commit, Sent::Events(sent)));
             }
             Append::Busy => self.make_room(),
             _ => {}
@@ -157,13 +164,10 @@ impl World {
         match self.sinks[sink].read(&mut chunk, most).unwrap() {
             Read::Frames => {}
             Read::Lost(lost) => {
-                let on_disk = self.opened().log.shared.ledger.catch_up().is_ok();
                 let mut promises = self.promises();
                 assert!(promises.damaged || promises.policy.drops(), "{lost:?} is gone");
                 promises.delivered[sink] = promises.delivered[sink].max(*lost.end());
-                if on_disk {
-                    promises.lost.push(lost);
-                }
+                promises.lost.push(lost);
             }
             Read::Tail => return,
         }
@@ -176,12 +180,14 @@ impl World {
                     assert_eq!(promises.stored.get(&event.lsn()), Some(&said));
                     event.lsn()
                 }
-                Item::Gone { first, count, .. } => {
+                Item::Gone { first, count, lane, .. } => {
                     let last = first + u64::from(count) - 1;
                     let from = first.max(promises.delivered[sink] + 1);
                     for (lsn, said) in promises.stored.range(from..=last.max(from)) {
                         let is_told = losses.iter().any(|loss| promises.is_lost(loss, *lsn, said));
-                        assert!(is_told || *lsn > last, "{lsn} is gone, and in no entry");
+                        // Or is about to be.
+                        let is_known = is_told || self.sinks[sink].knows_gone(lane, &(*lsn..=*lsn));
+                        assert!(is_known || *lsn > last, "{lsn} is gone, and in no entry");
                     }
                     last
                 }
@@ -349,6 +355,7 @@ impl World {
                 184 => self.sim.fail_reads(1),
                 185 if self.flips => self.flip(),
                 191..195 => self.make_room(),
+                195..197 => self.opened().log.enter_gone(),
                 186..190 => {
                     if self.rng.bool() {
                         self.sim.kill()
