@@ -83,6 +83,7 @@ impl Claim {
         shared.take_spares(spares);
         let writer = Writer::new(Arc::clone(&shared), active, next, sequence, lock);
         shared.begins_as_found();
+        shared.ledger.hold_room();
         Ok((Log { shared, writer: Mutex::new(None) }, writer, report))
     }
 }

@@ -7,6 +7,9 @@
 //! | time i64, microseconds since 1970 | 4 zero bytes | CRC-32C u32 of the 44 bytes before
 //! ```
 //!
+//! Its file is allocated ahead by a page, so that a full disk takes the next entries; behind the last entry are
+//! zeros then.
+//!
 //! A loss that the ledger covers already is not entered twice, so whoever meets the damage may report
 //! it. What was found when it was opened is written once more, where it lies, before it counts as durable.
 //!
@@ -14,8 +17,8 @@
 //! is merged into a quarter of what the bound allows: no LSN leaves the ledger, and no count, but the
 //! ranges become coarser. The file is then written anew, as `ledger.new`, and renamed.
 //!
-//! *Damage*: an entry that does not verify is passed over and counted; the others stand, wherever
-//! they begin. A copy of the file goes to `quarantine/`, and the next entry writes it anew.
+//! *Damage*: an entry that does not verify is passed over and counted, unless it is the last, and a power cut
+//! kept one side of the border of two sectors in it; the others stand, wherever they begin. A copy of the file goes to `quarantine/`, and the next entry writes it anew.
 
 mod loss;
 #[cfg(test)]
@@ -28,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidegate_event::{Lane, Lsn};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::storage::{self, File, Storage};
 use loss::{ENTRY_LEN, MAGIC};
@@ -38,6 +41,10 @@ pub use loss::{Loss, Reason};
 pub(super) const UNFINISHED: &str = "ledger.new";
 /// A file of more bytes is no ledger: the bound's bound.
 const LARGEST: u64 = 16 << 20;
+/// So much is allocated ahead.
+const AHEAD: u64 = 4096;
+/// What a disk writes at once, or not at all.
+const SECTOR: usize = 512;
 /// A smaller bound counts as this one.
 const LEAST_ENTRIES: usize = 8;
 
@@ -59,6 +66,8 @@ struct State {
     saved: usize,
     /// Where the next one goes.
     offset: u64,
+    /// Bytes of the file.
+    size: u64,
     /// The file is to be written anew: entries were merged, or are damaged.
     anew: bool,
     damaged: u64,
@@ -97,10 +106,12 @@ impl Ledger {
             damaged(&bytes);
         }
         let max_entries = (max_bytes.min(LARGEST) as usize / ENTRY_LEN).max(LEAST_ENTRIES);
-        let anew = bad > 0 || bytes.len() != entries.len() * ENTRY_LEN;
+        let behind = bytes.get(entries.len() * ENTRY_LEN..);
+        let anew = bad > 0 || behind.is_none_or(|rest| !is_zero(rest));
         // What a crash of the process left may be in memory only, and the kernel call it clean: it is
         // written again, where it lies, before anything counts as saved.
-        let state = State { entries, saved: 0, offset: 0, anew, damaged: bad, file: None };
+        let size = bytes.len() as u64;
+        let state = State { entries, saved: 0, offset: 0, size, anew, damaged: bad, file: None };
         let (state, entered) = (Mutex::new(state), watch::Sender::default());
         Ok(Self { storage, path, max_entries, state, entered })
     }
@@ -208,7 +219,8 @@ impl Ledger {
         }
         if state.anew {
             let (file, len) = self.write_anew(&state.entries)?;
-            (state.file, state.offset, state.anew) = (Some(file), len, false);
+            (state.file, state.offset, state.size) = (Some(file), len, len);
+            state.anew = false;
         } else {
             let bytes = encode(&state.entries[state.saved..]);
             let file = self.file(state)?;
@@ -216,9 +228,31 @@ impl Ledger {
             file.sync_data()?;
             self.sync_dir()?;
             state.offset += bytes.len() as u64;
+            state.size = state.size.max(state.offset);
         }
         state.saved = state.entries.len();
+        self.allocate(state);
         Ok(())
+    }
+
+    /// Has room for the next entries allocated, if the disk has any. Best effort.
+    pub(super) fn hold_room(&self) {
+        let state = &mut *self.lock();
+        if self.file(state).is_ok() {
+            self.allocate(state);
+        }
+    }
+
+    fn allocate(&self, state: &mut State) {
+        let most = (self.max_entries * ENTRY_LEN) as u64;
+        let size = (state.offset + AHEAD).min(most);
+        let is_short = state.size < (state.offset + AHEAD / 2).min(most);
+        if let Some(file) = state.file.as_ref().filter(|_| is_short) {
+            match file.allocate(size) {
+                Ok(()) => state.size = size,
+                Err(error) => debug!(path = %self.path.display(), %error, "is not allocated ahead"),
+            }
+        }
     }
 
     fn file(&self, state: &mut State) -> io::Result<Arc<dyn File>> {
@@ -312,14 +346,17 @@ fn encode(entries: &[Loss]) -> Vec<u8> {
     entries.iter().flat_map(Loss::encode).collect()
 }
 
-/// The entries that verify, and how many places do not. A torn end is none.
+/// The entries that verify, and how many places do not. A torn end is none, nor what was allocated ahead.
 fn decode(bytes: &[u8]) -> (Vec<Loss>, u64) {
     let (mut entries, mut damaged, mut at) = (Vec::new(), 0, 0);
-    while let Some((entry, _)) = bytes[at..].split_first_chunk::<ENTRY_LEN>() {
+    while let Some((entry, rest)) = bytes[at..].split_first_chunk::<ENTRY_LEN>() {
         if let Some(loss) = Loss::decode(entry) {
             entries.push(loss);
             at += ENTRY_LEN;
             continue;
+        }
+        if is_zero(rest) && is_torn(entry, at) {
+            break;
         }
         damaged += 1;
         let rest = &bytes[at + 1..];
@@ -328,4 +365,14 @@ fn decode(bytes: &[u8]) -> (Vec<Loss>, u64) {
         at += 1 + next;
     }
     (entries, damaged)
+}
+
+/// Whether of an entry at `at` only that part was written that lies in one sector; or none.
+fn is_torn(entry: &[u8], at: usize) -> bool {
+    let (one, other) = entry.split_at((SECTOR - at % SECTOR).min(entry.len()));
+    is_zero(one) || is_zero(other) && !other.is_empty()
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }

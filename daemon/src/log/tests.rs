@@ -9,6 +9,7 @@ mod gaps;
 mod lanes;
 mod model;
 mod on_sled;
+mod owed;
 mod races;
 mod regress;
 mod retried;

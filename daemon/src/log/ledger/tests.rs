@@ -4,6 +4,7 @@ use tidegate_event::{Lane, Lsn};
 
 use super::*;
 use crate::log::storage::FileSystem;
+use crate::log::storage::sim::Sim;
 
 fn loss(lsns: RangeInclusive<Lsn>) -> Loss {
     let count = lsns.end() - lsns.start() + 1;
@@ -22,6 +23,7 @@ fn entries_survive_a_reopening_and_each_other() {
     assert_eq!(open().entries(), losses);
 
     let mut bytes = std::fs::read(&path).unwrap();
+    bytes.truncate(3 * ENTRY_LEN);
     bytes[ENTRY_LEN + 9] ^= 1;
     bytes.extend_from_slice(b"torn");
     std::fs::write(&path, bytes).unwrap();
@@ -51,7 +53,9 @@ fn an_entry_is_found_wherever_it_begins() {
     assert_eq!(ledger.losses().damaged, 1);
     // The next entry mends it.
     ledger.record(loss(50..=50));
-    assert_eq!(std::fs::metadata(&path).unwrap().len(), 4 * ENTRY_LEN as u64);
+    let mended = std::fs::read(&path).unwrap();
+    assert_eq!(mended[..4 * ENTRY_LEN], encode(&ledger.entries()));
+    assert!(is_zero(&mended[4 * ENTRY_LEN..]));
     assert_eq!(open(&mut Vec::new()).losses(), Losses { entries: 4, events: 19, damaged: 0 });
 }
 
@@ -74,6 +78,58 @@ fn a_full_ledger_forgets_no_lsn_and_no_count() {
     assert!((1..=1000).all(|n| entries.iter().any(|entry| entry.lsns.contains(&(n * 10)))));
     assert_eq!(ledger.losses().events, 2000);
     assert_eq!(entries.last(), Some(&loss(10_000..=10_001)), "new ones are as they were entered");
+}
+
+#[test]
+fn a_full_disk_takes_the_next_entries() {
+    let sim = Sim::new(1);
+    sim.set_content(Path::new("/log/other"), b"");
+    let path = Path::new("/log/ledger");
+    let open = || Ledger::open(Arc::new(sim.clone()), path.into(), 16 << 10, |_| ()).unwrap();
+    let ledger = open();
+    ledger.hold_room();
+    sim.leave_room(0);
+    // A page has room for 85; as long as there is some on the disk, half a page is ahead.
+    assert!((1..=85).all(|lsn| ledger.record(loss(lsn..=lsn))));
+    assert!(!ledger.record(loss(86..=86)));
+    assert!(ledger.owes(86..=90) && !ledger.owes(1..=85));
+    sim.leave_room(6000);
+    assert!(ledger.catch_up().is_ok() && !ledger.owes(1..=86));
+    sim.leave_room(0);
+    assert!((87..=128).all(|lsn| ledger.record(loss(lsn..=lsn))));
+    sim.cut_power();
+    let ledger = open();
+    assert_eq!(ledger.entries().len(), 128);
+    assert_eq!(ledger.losses().damaged, 0);
+    assert!(ledger.owes(5..=5), "it may have been in memory only");
+}
+
+#[test]
+fn of_an_entry_across_two_sectors_either_may_be_there_after_a_power_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let losses: Vec<_> = (1..=11).map(|lsn| loss(lsn..=lsn)).collect();
+    let whole = encode(&losses);
+    let open = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        Ledger::open(Arc::new(FileSystem), path.clone(), 4096, |_| ()).unwrap().losses()
+    };
+    // The eleventh lies at 480..528.
+    for torn in [512..528, 480..512] {
+        let mut bytes = whole.clone();
+        bytes.resize(4096, 0);
+        bytes[torn].fill(0);
+        assert_eq!(open(&bytes), Losses { entries: 10, events: 10, damaged: 0 });
+        // Whatever else is missing of one is damage: also of the last one,
+        let mut bytes = whole.clone();
+        bytes.resize(4096, 0);
+        bytes[500] ^= 1;
+        assert_eq!(open(&bytes), Losses { entries: 10, events: 10, damaged: 1 });
+        // and of one that has others behind it.
+        bytes[500] ^= 1;
+        bytes[432..480].fill(0);
+        assert_eq!(open(&bytes), Losses { entries: 10, events: 10, damaged: 1 });
+    }
 }
 
 #[test]
