@@ -21,7 +21,10 @@
 //!
 //! One directory: `<first LSN, 20 digits>-<sequence, 8 hex digits>.seg`, `segment.new`
 //! (one that is being created), `segment.rewritten` (one that is to take the place of others), `lanes` (their
-//! names and numbers, `lane/names.rs`; `lanes.new` while it is written), `beginning` (where the log begins, `beginning.rs`), `<sequence, 8 hex digits>.spare`, `ledger` (`ledger.new` while it is written anew), `lock`, `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are CRC-32C.
+//! names and numbers, `lane/names.rs`; `lanes.new` while it is written), `beginning` (where the log begins,
+//! `beginning.rs`), `<sequence, 8 hex digits>.spare`, `ledger` (`ledger.new` while it is written anew), `lock`,
+//! `quarantine/` (numbered files; the oldest make room for new ones). Integers are little-endian; checksums are
+//! CRC-32C.
 //!
 //! A **segment** begins with two copies of its header, one in each of its first two sectors of 512
 //! bytes; either will do:
@@ -85,8 +88,8 @@
 //!
 //! After a failed write or fdatasync nobody knows what the file holds. The segment is abandoned, cut
 //! behind its last durable frame if the disk lets us, and the frame is tried once more in a new segment,
-//! under the same LSNs; where it was to be the first of a new one, in the one before, if that can go on. **A segment overrides those of lower sequence from its first LSN on.** If that
-//! fails too, the frame and all that wait are not stored ([`NotStored`]), and appenders are refused
+//! under the same LSNs; where it was to be the first of a new one, in the one before, if that can go on. **A
+//! segment overrides those of lower sequence from its first LSN on.** If that fails too, the frame and all that wait are not stored ([`NotStored`]), and appenders are refused
 //! ([`Append::Unavailable`]) while the writer probes, after 100 ms and then ever later up to 10 s,
 //! by creating a segment and filling it with as many zeros as the next frame may take. A full disk
 //! (ENOSPC) is the same case; spares go first. A segment that could not be created is
@@ -101,8 +104,9 @@
 //!
 //! - *reject*: its events are refused ([`Append::Full`]), others are not;
 //! - *drop newest*: an event has an LSN, and a record that says that it is gone, in the same commit; the
-//!   ledger says so once a second ([`Log::enter_gone`]) and before a segment is begun, and until then the
-//!   record: so what is not entered yet is in the newest segment;
+//!   ledger says so once a second ([`Log::enter_gone`]), and until then the record. No segment is begun before
+//!   the ledger has it on disk: until it can be written the newest one grows. So what is not entered yet is
+//!   in the newest segment, which is read when the log is opened;
 //! - *drop oldest*, *downsample*: appenders wait ([`Append::Busy`]) while [`Log::trim`] makes room. It begins
 //!   when a sixteenth of the quota is left, so that few ever wait.
 //!
@@ -122,15 +126,15 @@
 //! # Reading
 //!
 //! A [`Reader`] holds one segment file open and reads large pieces, up to what was committed when it began to
-//! look, checking each frame, and inflates no more of them at a time than it was asked for. Damage is searched for the next good frame, copied to `quarantine/`, entered
-//! in the ledger, and answered as [`Read::Lost`]; so is a segment file that vanished. A sector that
-//! the disk cannot read is damage. A file that is not there any more is read on while it is open; where it
+//! look, checking each frame, and inflates no more of them at a time than it was asked for. Damage is searched for
+//! the next good frame, copied to `quarantine/`, entered in the ledger, and answered as [`Read::Lost`]; so is a
+//! segment file that vanished. A sector that the disk cannot read is damage. A file that is not there any more is read on while it is open; where it
 //! is damaged, or written over, the reader looks for the segment that stands for it now.
 //!
 //! A [`View`] looks at the directory from outside, beside a daemon that has it open: it takes no lock and
-//! changes nothing (where segments lie in sled databases, which only one may have open, it takes the lock). What recovery would do is done in memory, by the same code; then it follows the
-//! frames and segments that are written; segments that it did not see before they were merged it finds in the
-//! one that stands for them. What is read there may be one commit ahead of its fdatasync.
+//! changes nothing (where segments lie in sled databases, which only one may have open, it takes the lock). What
+//! recovery would do is done in memory, by the same code; then it follows the frames and segments that are
+//! written; segments that it did not see before they were merged it finds in the one that stands for them. What is read there may be one commit ahead of its fdatasync.
 //! A time leads to the segment that holds it, by a binary search over the first events of the segments;
 //! there is no index to keep.
 //!
@@ -166,8 +170,10 @@
 //!
 //! [`Log::release`] unlinks segments below an LSN, or renames them to spares, the oldest first, and syncs the
 //! directory behind each; only then is a spare written over. Before, `beginning` says, durably, where the log
-//! begins without them: so that an oldest segment that vanishes is not taken for one that was released. One that a reader has open is unlinked. Who has one open
-//! from outside meets what looks like damage, finds that the file is gone, and takes it for released. The newest segment always stays, because LSNs and epoch go on from it; when appenders lack room
+//! begins without them: so that an oldest segment that vanishes is not taken for one that was released. A
+//! segment of which the ledger says something that is not on disk stays. One that a reader has open is unlinked.
+//! Who has one open from outside meets what looks like damage, finds that the file is gone, and takes it for
+//! released. The newest segment always stays, because LSNs and epoch go on from it; when appenders lack room
 //! while all is released, the writer begins a new one, so that the last one can go too.
 //!
 //! # Recovery
@@ -175,12 +181,13 @@
 //! The directory is locked. All headers are read; a newer version refuses, before anything is
 //! changed. Set aside in `quarantine/`: files with other names, segments of another lane or epoch,
 //! segments too short for a header. What is missing between where the log is to begin (`beginning`) and its
-//! oldest segment is entered in the ledger. Segments whose place another one has taken are removed. A segment whose two header copies are damaged is set aside too, with the
-//! LSNs that it may have held in the ledger; LSNs go on behind them.
+//! oldest segment is entered in the ledger. Segments whose place another one has taken are removed. A segment
+//! whose two header copies are damaged is set aside too, with the LSNs that it may have held in the ledger; LSNs
+//! go on behind them.
 //!
 //! What an older segment holds follows from the header of the next: its first LSN, and where the
-//! segment before it ended; of one that was rewritten, from its own. Its frames are checked when they are read. Where a sequence is missing the segment before is read to its end, and a gap is entered
-//! in the ledger. The newest segment is read to its end: a bad frame with good ones behind it is copied to
+//! segment before it ended; of one that was rewritten, from its own. Its frames are checked when they are read.
+//! Where a sequence is missing the segment before is read to its end, and a gap is entered in the ledger. The newest segment is read to its end: a bad frame with good ones behind it is copied to
 //! `quarantine/` and entered in the ledger; a bad frame with none behind it is a torn tail, and is cut.
 //! Where nothing from the last frame on says that it is a frame with that LSN or a later one, the log ends there, and
 //! the rest of the file stays: to find that out it is read, a piece at a time. What it says is gone and the
@@ -198,8 +205,8 @@
 //!
 //! No event that was answered. Events that were not may be there or not, as with any lost answer. If the
 //! very last frame is damaged while the log is closed, it cannot be told from a torn tail: it is cut, and
-//! nothing is entered in the ledger, unless somebody had read it. If the disk fails while the log is opened *and* the power goes later,
-//! a last frame that nobody was answered may have been read and be gone.
+//! nothing is entered in the ledger, unless somebody had read it. If the disk fails while the log is opened *and*
+//! the power goes later, a last frame that nobody was answered may have been read and be gone.
 
 // One group commit on disk,
 mod frame;

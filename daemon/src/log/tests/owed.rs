@@ -90,7 +90,7 @@ fn a_damaged_segment_stays_until_the_ledger_says_so_on_disk() {
     let says_so = |log: &Log| log.losses().iter().any(|loss| loss.lsns == *lost);
     for sim in power_cuts(sim.fork(0)) {
         let (log, _) = open(&sim);
-        assert_eq!(read(&mut log.reader(1)).1, [lost.clone()]);
+        assert_eq!(read(&mut log.reader(1)).1, std::slice::from_ref(lost));
         assert!(says_so(&log));
     }
     sim.leave_room(5000);
