@@ -10,7 +10,8 @@ use tokio::time::timeout;
 
 use super::super::event::{Delivery, Options};
 use super::super::subscriber::SubscriberError;
-use super::group::{Group, Next};
+use super::group::Group;
+use super::lend::Next;
 use crate::log::Log;
 
 /// How long a member waits for the log to take a record before it looks after its client again.

@@ -27,10 +27,13 @@
 mod desk;
 mod group;
 mod groups;
+mod lend;
 mod loan;
 mod member;
 mod reading;
 mod records;
+mod save;
+mod state;
 #[cfg(test)]
 mod tests;
 

@@ -7,7 +7,8 @@ use tidegate_event::{Lsn, Qos};
 use tracing::warn;
 
 use super::super::event::Event;
-use super::group::{Group, State};
+use super::group::Group;
+use super::state::State;
 use crate::log::{Chunk, Read, ReadError, Reader};
 use crate::memory::Room;
 

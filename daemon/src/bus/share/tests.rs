@@ -12,7 +12,8 @@ use tidegate_event::{
 };
 
 use super::super::event::{Delivery, Event, Options};
-use super::group::{Group, Next, Pushed};
+use super::group::{Group, Pushed};
+use super::lend::Next;
 use super::records::{Record, Standing};
 use super::{Groups, names_share, shared_filter};
 use crate::bus::Metrics;
