@@ -2,6 +2,7 @@
 
 use tidegate_event::Filter;
 
+use crate::budget::{Budget, rounded};
 use crate::grammar;
 use crate::log::Log;
 use crate::problem::Unfit;
@@ -28,8 +29,8 @@ pub struct Lane {
     /// after all others. 1 to 64; none for `default`, which has what is left. `alerts`: `["alerts/#"]`.
     pub topics: Vec<TopicFilter>,
     /// Bytes of it in the log; when they are used up, `when_full` says what happens. At least
-    /// `log.commit.max-bytes`; together no more than `log.max-size`, and three quarters of it without
-    /// `default`. Default: `default` has what the others leave, `alerts` 64 MiB or a sixteenth of
+    /// `log.commit.max-bytes`; together no more than `log.max-size` leaves the log ([`Budget::left`]), and
+    /// three quarters of that without `default`. Default: `default` has what the others leave, `alerts` 64 MiB or a sixteenth of
     /// `log.max-size`.
     pub max_size: ByteSize,
     /// How old its events get, sent or not; older ones are not sent, and go to the loss ledger. 1 s to
@@ -138,17 +139,17 @@ struct Written {
 
 impl Lane {
     /// `default` and `alerts` as they are where the file says nothing, in that order.
-    pub fn standard(log: &Log) -> Vec<Self> {
-        resolve(Vec::new(), log)
+    pub fn standard(budget: &Budget) -> Vec<Self> {
+        resolve(Vec::new(), budget)
     }
 
     /// Reads all lanes: `default`, `alerts`, then the others in the order of the file.
-    pub(crate) fn read_all(top: &Section<'_>, log: &Log) -> Vec<Self> {
+    pub(crate) fn read_all(top: &Section<'_>, log: &Log, budget: &Budget) -> Vec<Self> {
         let mut names = Names::default();
         let (mut number, mut others) = (0, 0);
         let written = top.list("lane", |section| {
             number += 1;
-            let written = Written::read(section, number, log, &mut names)?;
+            let written = Written::read(section, number, budget, &mut names)?;
             if ![DEFAULT, ALERTS].contains(&written.lane.name.as_str()) {
                 others += 1;
                 if others == MAX_OTHERS + 1 {
@@ -159,20 +160,20 @@ impl Lane {
             }
             Some(written)
         });
-        check_sizes(top, &written, log);
-        resolve(written, log)
+        check_sizes(top, &written, log, budget);
+        resolve(written, budget)
     }
 
-    fn standard_of(name: &str, log: &Log) -> Self {
+    fn standard_of(name: &str, budget: &Budget) -> Self {
         let is_alerts = name == ALERTS;
         let alerts = || Filter::new("alerts/#").ok().map(TopicFilter);
         Self {
             name: name.to_owned(),
             topics: is_alerts.then(alerts).flatten().into_iter().collect(),
             max_size: if is_alerts {
-                ByteSize(log.max_size.0 / 16).min(ALERTS_SIZE)
+                ByteSize(budget.max_size.0 / 16).min(ALERTS_SIZE)
             } else {
-                log.max_size
+                budget.left()
             },
             max_age: None,
             when_full: if is_alerts { WhenFull::DropOldest } else { WhenFull::Reject },
@@ -182,13 +183,18 @@ impl Lane {
 }
 
 impl Written {
-    fn read(section: &Section<'_>, number: usize, log: &Log, names: &mut Names) -> Option<Self> {
+    fn read(
+        section: &Section<'_>,
+        number: usize,
+        budget: &Budget,
+        names: &mut Names,
+    ) -> Option<Self> {
         let name: Option<String> = section.require("name", "\"telemetry\"");
         if let Some(name) = &name {
             section.check("name", grammar::check_lane(name));
             section.check("name", names.take(name));
         }
-        let standard = Lane::standard_of(name.as_deref().unwrap_or_default(), log);
+        let standard = Lane::standard_of(name.as_deref().unwrap_or_default(), budget);
         let (is_default, is_alerts) = (standard.name == DEFAULT, standard.name == ALERTS);
         let topics = if is_default {
             let why = "cannot be chosen: the lane has what no other lane's topics match";
@@ -253,10 +259,10 @@ fn read_when_full(section: &Section<'_>, standard: WhenFull) -> WhenFull {
 }
 
 /// What the sizes must be, together and beside those of the log.
-fn check_sizes(top: &Section<'_>, written: &[Written], log: &Log) {
-    let (whole, commit) = (log.max_size, log.commit.max_bytes);
-    let beside = ByteSize(whole.0 / 4 * 3);
-    let alerts = Lane::standard_of(ALERTS, log).max_size;
+fn check_sizes(top: &Section<'_>, written: &[Written], log: &Log, budget: &Budget) {
+    let (whole, commit) = (budget.left(), log.commit.max_bytes);
+    let beside = rounded(ByteSize(whole.0 / 4 * 3));
+    let alerts = Lane::standard_of(ALERTS, budget).max_size;
     let alerts_written = written.iter().any(|lane| lane.lane.name == ALERTS);
     let mut others = if alerts_written { 0 } else { alerts.0 };
     let mut told = false;
@@ -280,7 +286,9 @@ fn check_sizes(top: &Section<'_>, written: &[Written], log: &Log) {
                 "makes {} for the lanes beside {DEFAULT:?}, {ALERTS:?} among them",
                 ByteSize(others)
             );
-            let so = format!("expected {beside} at most, three quarters of log.max-size ({whole})");
+            let so = format!(
+                "expected {beside} at most, three quarters of what log.max-size leaves the log ({whole})"
+            );
             refuse(Unfit::because(why).so(so));
             told = true;
         }
@@ -290,7 +298,8 @@ fn check_sizes(top: &Section<'_>, written: &[Written], log: &Log) {
         && !told
         && size.0.saturating_add(others) > whole.0
     {
-        let why = format!("is more than the other lanes leave of log.max-size ({whole})");
+        let why =
+            format!("is more than the other lanes leave of the log ({whole} of log.max-size)");
         let left = ByteSize(whole.0.saturating_sub(others));
         let section = format!("lane[{number}]");
         let unfit = Unfit::because(why).so(format!("expected {left} at most"));
@@ -299,8 +308,8 @@ fn check_sizes(top: &Section<'_>, written: &[Written], log: &Log) {
 }
 
 /// The lanes in the order of [`Lane::read_all`], with what `default` has left.
-fn resolve(written: Vec<Written>, log: &Log) -> Vec<Lane> {
-    let mut lanes = vec![Lane::standard_of(DEFAULT, log), Lane::standard_of(ALERTS, log)];
+fn resolve(written: Vec<Written>, budget: &Budget) -> Vec<Lane> {
+    let mut lanes = vec![Lane::standard_of(DEFAULT, budget), Lane::standard_of(ALERTS, budget)];
     let mut default_size = None;
     for Written { max_size, lane, .. } in written {
         match lane.name.as_str() {
@@ -313,7 +322,7 @@ fn resolve(written: Vec<Written>, log: &Log) -> Vec<Lane> {
         }
     }
     let others = lanes[1..].iter().fold(0_u64, |sum, lane| sum.saturating_add(lane.max_size.0));
-    let left = ByteSize(log.max_size.0.saturating_sub(others));
+    let left = ByteSize(budget.left().0.saturating_sub(others));
     lanes[0].max_size = default_size.unwrap_or(left);
     lanes
 }

@@ -7,6 +7,7 @@
 // The sections, in the order in which an event passes what they configure.
 mod acl;
 mod auth;
+mod budget;
 mod dedup;
 mod gateway;
 mod lane;
@@ -30,6 +31,7 @@ pub use acl::{Acl, Pattern};
 pub use admin::{Admin, LogFormat, LogLevel, LogOutput};
 pub use alert::Alert;
 pub use auth::{Auth, Failures, Jwt, JwtAlgorithm};
+pub use budget::Budget;
 pub use dedup::Dedup;
 pub use gateway::{EventType, Gateway};
 pub use lane::{Downsample, Keep, Lane, WhenFull};

@@ -78,6 +78,9 @@ pub struct Limits {
     /// Retained messages, which may take a quarter of `max-memory`; one more is stored as an event but
     /// not retained, and counted. 0 to 10,000,000; default 10,000.
     pub max_retained: usize,
+    /// Bytes of them, and what then happens is the same. They take up to nine times that on disk: in the
+    /// state, which is written anew in pieces, and in its checkpoints. At most 64 GiB; default: a 64th of `log.max-size`.
+    pub max_retained_size: Option<ByteSize>,
     /// Devices whose alert of one `[[alert]]` is pending or raised; what others send is not watched for
     /// them, and counted. 1 to 1,000,000; default 10,000.
     pub max_alert_devices: usize,
@@ -109,6 +112,7 @@ impl Default for Limits {
             max_session_expiry: Span::seconds(7 * 86_400),
             max_session_backlog: None,
             max_retained: 10_000,
+            max_retained_size: None,
             max_alert_devices: 10_000,
         }
     }
@@ -213,6 +217,8 @@ impl Limits {
             max_session_backlog: section
                 .get_bounded("max-session-backlog", ByteSize(0)..=ByteSize::gib(64 << 10)),
             max_retained: section.bounded("max-retained", default.max_retained, 0..=10_000_000),
+            max_retained_size: section
+                .get_bounded("max-retained-size", ByteSize(0)..=ByteSize::gib(64)),
             max_alert_devices: section.bounded(
                 "max-alert-devices",
                 default.max_alert_devices,

@@ -3,17 +3,22 @@
 use crate::reader::Section;
 use crate::value::{ByteSize, Choice, Span};
 
+/// The least `max-size`: with less there is no room for events beside the state's database and a sink's dead
+/// letters.
+const LEAST: ByteSize = ByteSize::mib(4);
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
     /// What new segments are kept in. Default `"log"`.
     pub engine: LogEngine,
-    /// Bytes on disk of everything that the gateway keeps. The log has what state, dead letters, ballast and
-    /// what was set aside leave of it: at least a quarter, and at least 48 MiB or, of a smaller one, three
-    /// quarters; `[[lane]]` says how lanes share that, and what
-    /// happens when it is used up. Control records may take one segment more. At least four segments, at most 64 TiB; default 1 GiB.
+    /// Bytes on disk of everything that the gateway keeps. Dead letters, what was set aside, ledger, ballast
+    /// and two segments and a quarter have their bounds set aside of it, and state a sixteenth (64 MiB at most), or what it
+    /// takes if that is more; the log has the rest, which is to be a quarter and four segments at least. `[[lane]]`
+    /// says how lanes share that, and what happens when it is used up. 4 MiB to 64 TiB; default 1 GiB.
     pub max_size: ByteSize,
-    /// Bytes of one segment file. 64 KiB to 64 MiB; default 8 MiB.
+    /// Bytes of one segment file. 64 KiB to 64 MiB; default 8 MiB, or a sixteenth of `max-size` if that is
+    /// less.
     pub segment_size: ByteSize,
     /// How long events stay on disk after every sink has them. 0 s to a year; default 0 s.
     pub retain: Span,
@@ -23,11 +28,11 @@ pub struct Log {
     /// Bytes of the file system that stay free for others, or a sixteenth of it if that is less: beyond it
     /// the log takes no more. 0 to 64 TiB; default 64 MiB.
     pub min_free: ByteSize,
-    /// Bytes of what was set aside as damaged or foreign; beyond it the oldest of it is removed. 1 MiB
-    /// to 64 GiB; default 64 MiB.
+    /// Bytes of what was set aside as damaged or foreign; beyond it the oldest of it is removed. 64 KiB
+    /// to 64 GiB; default 64 MiB, or a sixteenth of `max-size` if that is less.
     pub max_quarantine: ByteSize,
     /// Bytes of the loss ledger; beyond it its older entries are merged. 4 KiB to 16 MiB; default
-    /// 256 KiB.
+    /// 256 KiB, or a 64th of `max-size` if that is less.
     pub max_ledger: ByteSize,
     /// How what goes to disk is compressed. Default `"none"`.
     pub compression: LogCompression,
@@ -78,55 +83,31 @@ pub struct Commit {
     /// default 1 s.
     pub max_stretch: Span,
     /// Bytes that end that wait, and that one commit holds at most. 4 KiB to a quarter of a segment; default
-    /// 1 MiB.
+    /// 1 MiB, or that.
     pub max_bytes: ByteSize,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            engine: LogEngine::Log,
-            max_size: ByteSize::gib(1),
-            segment_size: ByteSize::mib(8),
-            retain: Span::seconds(0),
-            ballast: ByteSize::mib(4),
-            min_free: ByteSize::mib(64),
-            max_quarantine: ByteSize::mib(64),
-            max_ledger: ByteSize::kib(256),
-            compression: LogCompression::None,
-            daily_write_budget: None,
-            commit: Commit::default(),
-        }
-    }
-}
-
-impl Default for Commit {
-    fn default() -> Self {
-        Self {
-            max_delay: Span::seconds(0),
-            max_stretch: Span::seconds(1),
-            max_bytes: ByteSize::mib(1),
-        }
+        Self::of(ByteSize::gib(1))
     }
 }
 
 impl Log {
     pub(crate) fn read(section: &Section<'_>) -> Self {
-        let default = Self::default();
         let so = "expected it in [[lane]] with name = \"default\"";
         section.refuse_key("when-full", "is said of each lane", so);
+        let bounds = LEAST..=ByteSize::gib(64 << 10);
+        let default = Self::of(section.bounded("max-size", ByteSize::gib(1), bounds));
+        let segment_size = section.bounded(
+            "segment-size",
+            default.segment_size,
+            ByteSize::kib(64)..=ByteSize::mib(64),
+        );
         Self {
             engine: section.or("engine", default.engine),
-            max_size: section.bounded(
-                "max-size",
-                default.max_size,
-                ByteSize::kib(256)..=ByteSize::gib(64 << 10),
-            ),
-            segment_size: section.bounded(
-                "segment-size",
-                default.segment_size,
-                ByteSize::kib(64)..=ByteSize::mib(64),
-            ),
+            max_size: default.max_size,
+            segment_size,
             retain: section.bounded(
                 "retain",
                 default.retain,
@@ -141,7 +122,7 @@ impl Log {
             max_quarantine: section.bounded(
                 "max-quarantine",
                 default.max_quarantine,
-                ByteSize::mib(1)..=ByteSize::gib(64),
+                ByteSize::kib(64)..=ByteSize::gib(64),
             ),
             max_ledger: section.bounded(
                 "max-ledger",
@@ -151,14 +132,48 @@ impl Log {
             compression: section.or("compression", default.compression),
             daily_write_budget: section
                 .get_bounded("daily-write-budget", ByteSize::mib(1)..=ByteSize::gib(64 << 10)),
-            commit: section.table("commit", Commit::read),
+            commit: section.table("commit", |section| Commit::read(section, segment_size)),
         }
+    }
+
+    /// Where nothing but `max-size` is said.
+    fn of(max_size: ByteSize) -> Self {
+        let part = |of: u64| ByteSize(max_size.0 / of);
+        // Where max-size is refused, it is not the segments' fault.
+        let segment_size = part(16).clamp(ByteSize::kib(64), ByteSize::mib(8));
+        Self {
+            engine: LogEngine::Log,
+            max_size,
+            segment_size,
+            retain: Span::seconds(0),
+            ballast: ByteSize::mib(4),
+            min_free: ByteSize::mib(64),
+            max_quarantine: part(16).min(ByteSize::mib(64)),
+            max_ledger: part(64).min(ByteSize::kib(256)),
+            compression: LogCompression::None,
+            daily_write_budget: None,
+            commit: Commit::of(segment_size),
+        }
+    }
+
+    /// What of `ballast` is held: no more than a sixteenth of `max_size`.
+    pub fn held_ballast(&self) -> ByteSize {
+        self.ballast.min(ByteSize(self.max_size.0 / 16))
     }
 }
 
 impl Commit {
-    fn read(section: &Section<'_>) -> Self {
-        let default = Self::default();
+    /// Where nothing is said of it, of segments of this size.
+    fn of(segment: ByteSize) -> Self {
+        Self {
+            max_delay: Span::seconds(0),
+            max_stretch: Span::seconds(1),
+            max_bytes: ByteSize(segment.0 / 4).min(ByteSize::mib(1)),
+        }
+    }
+
+    fn read(section: &Section<'_>, segment: ByteSize) -> Self {
+        let default = Self::of(segment);
         Self {
             max_delay: section.bounded(
                 "max-delay",

@@ -11,6 +11,11 @@ use crate::value::{ByteSize, Choice, Span, TopicFilter};
 
 pub use http::{Compression, Http, Mode};
 
+/// The least `dead-letter.max-size`.
+const LEAST_DEAD_LETTERS: ByteSize = ByteSize::mib(1);
+/// All sinks' dead letters share this part of `log.max-size`, where nothing is said of them.
+const DEAD_LETTERS_PART: u64 = 8;
+
 /// `[[sink]]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sink {
@@ -95,8 +100,9 @@ pub struct Rate {
 /// `dead-letter.*`: where events go that the bus will never take.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
-    /// Bytes on disk; when they are used up, the sink waits until there is room. 1 MiB to 1 TiB, and
-    /// room for 8 events of `limits.max-packet-size`; default 64 MiB, or that.
+    /// Bytes on disk, damaged ones included; when they are used up, the sink waits until there is room. 1 MiB
+    /// to 1 TiB, and 8 × `limits.max-packet-size`; default 64 MiB, or the sink's part of an eighth of
+    /// `log.max-size` if that is less.
     pub max_size: ByteSize,
 }
 
@@ -134,8 +140,25 @@ impl Sink {
         }
     }
 
-    /// Reads one sink; `names` holds those of the sinks before it, `packet` is the largest event.
-    pub(crate) fn read(section: &Section<'_>, names: &mut Names, packet: ByteSize) -> Option<Self> {
+    /// Reads all of them. `packet` is the largest event, `log` is `log.max-size`.
+    pub(crate) fn read_all(top: &Section<'_>, packet: ByteSize, log: ByteSize) -> Vec<Self> {
+        let mut names = Names::default();
+        let mut sinks = top.list("sink", |section| Self::read(section, &mut names, packet));
+        let part = ByteSize(log.0 / DEAD_LETTERS_PART / sinks.len().max(1) as u64);
+        let default = part.min(DeadLetter::default().max_size).max(DeadLetter::least(packet));
+        for (sink, max_size) in &mut sinks {
+            sink.dead_letter.max_size = max_size.unwrap_or(default);
+        }
+        sinks.into_iter().map(|(sink, _)| sink).collect()
+    }
+
+    /// Reads one sink; `names` holds those of the sinks before it, `packet` is the largest event. Beside it stands its
+    /// `dead-letter.max-size`, if that is said.
+    fn read(
+        section: &Section<'_>,
+        names: &mut Names,
+        packet: ByteSize,
+    ) -> Option<(Self, Option<ByteSize>)> {
         let name: Option<String> = section.require("name", "\"cloud\"");
         if let Some(name) = &name {
             section.check("name", grammar::check_name(name));
@@ -161,16 +184,16 @@ impl Sink {
         let rate = section.table("rate", Rate::read);
         let dead_letter = section.table("dead-letter", |section| DeadLetter::read(section, packet));
         let default = Self::new(name?, bus?);
-        Some(Self {
+        let sink = Self {
             topics: topics.unwrap_or(default.topics),
             batch,
             max_in_flight,
             retry,
             drain,
             rate,
-            dead_letter,
             ..default
-        })
+        };
+        Some((sink, dead_letter))
     }
 }
 
@@ -226,17 +249,21 @@ impl Rate {
 }
 
 impl DeadLetter {
-    fn read(section: &Section<'_>, packet: ByteSize) -> Self {
-        let bounds = ByteSize::mib(1)..=ByteSize::gib(1 << 10);
-        // The queue is a log of four segments, each of which has room for two events.
-        let least = ByteSize(packet.0.saturating_mul(8));
-        let default = Self::default().max_size.max(least);
-        let max_size = section.bounded("max-size", default, bounds);
-        if max_size < least {
-            let why = format!("has no room for 8 events of limits.max-packet-size ({packet})");
+    /// With events of at most this size: three quarters are a log of four segments, each of which has room
+    /// for a letter.
+    fn least(packet: ByteSize) -> ByteSize {
+        LEAST_DEAD_LETTERS.max(ByteSize(packet.0.saturating_mul(8)))
+    }
+
+    fn read(section: &Section<'_>, packet: ByteSize) -> Option<ByteSize> {
+        let bounds = LEAST_DEAD_LETTERS..=ByteSize::gib(1 << 10);
+        let max_size = section.get_bounded("max-size", bounds)?;
+        let least = Self::least(packet);
+        if (LEAST_DEAD_LETTERS..least).contains(&max_size) {
+            let why = format!("is less than 8 × limits.max-packet-size ({packet})");
             section
                 .refuse("max-size", Unfit::because(why).so(format!("expected at least {least}")));
         }
-        Self { max_size }
+        Some(max_size)
     }
 }

@@ -4,6 +4,7 @@ use crate::acl::Acl;
 use crate::admin::{Admin, LogOutput};
 use crate::alert::Alert;
 use crate::auth::Auth;
+use crate::budget::Budget;
 use crate::dedup::Dedup;
 use crate::gateway::{EventType, Gateway};
 use crate::lane::Lane;
@@ -56,7 +57,7 @@ impl Default for Config {
             acl: Vec::new(),
             limits: Limits::default(),
             dedup: Dedup::default(),
-            lanes: Lane::standard(&log),
+            lanes: Lane::standard(&Budget::of(&log, &[])),
             log,
             event_types: Vec::new(),
             sinks: Vec::new(),
@@ -92,7 +93,9 @@ impl Config {
         let dedup = top.table("dedup", Dedup::read);
         let log = top.table("log", Log::read);
         let packet = limits.max_packet_size;
-        let (mut sinks, mut alerts) = (Names::default(), Names::default());
+        let sinks = Sink::read_all(top, packet, log.max_size);
+        let budget = Budget::of(&log, &sinks);
+        let mut alerts = Names::default();
         let config = Self {
             gateway,
             listeners,
@@ -100,16 +103,21 @@ impl Config {
             acl,
             limits,
             dedup,
-            lanes: Lane::read_all(top, &log),
+            lanes: Lane::read_all(top, &log, &budget),
             log,
             event_types: top.list("event-type", EventType::read),
-            sinks: top.list("sink", |section| Sink::read(section, &mut sinks, packet)),
+            sinks,
             alerts: top.list("alert", |section| Alert::read(section, &mut alerts)),
             admin,
             log_output: top.table("log-output", LogOutput::read),
         };
         config.check_together(top);
         config
+    }
+
+    /// What of `log.max-size` is set aside, and what that leaves the log.
+    pub fn budget(&self) -> Budget {
+        Budget::of(&self.log, &self.sinks)
     }
 
     /// What one section asks of another.
@@ -124,15 +132,7 @@ impl Config {
         let (log, limits) = (&self.log, &self.limits);
         let (segment, commit) = (log.segment_size, log.commit.max_bytes);
         let packet = limits.max_packet_size;
-        if log.max_size.0 / 4 < segment.0 {
-            let why =
-                format!("leaves room for fewer than 4 segments of {segment} in {}", log.max_size);
-            let so = "expected max-size to be at least 4 × segment-size";
-            top.refuse_path(
-                &[&["log", "max-size"], &["log", "segment-size"]],
-                Unfit::because(why).so(so),
-            );
-        }
+        self.budget().check(top, self.sinks.len());
         if segment.0 / 4 < commit.0 {
             let why = format!("leaves a segment ({segment}) too small for 4 commits of {commit}");
             let so = "expected a segment-size of at least 4 × commit.max-bytes";

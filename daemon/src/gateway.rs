@@ -137,13 +137,18 @@ impl Gateway {
         let gate = Arc::new(gate);
         let listener = listener::Metrics::default();
         listener.register(&mut registry);
+        let bus = bus::Metrics::default();
+        bus.register(&mut registry);
+        // Before anybody is let in.
+        let room = Room::new(config, bus.retained_bytes.clone());
+        room.measure(&log, true);
         let sessions =
-            start_sessions(config, &log, &gate, &state, &listener, &mut registry, &readers)?;
+            start_sessions(config, &log, &gate, &state, &listener, (&mut registry, bus), &readers)?;
         let services = services::Metrics::default();
         services.register(&mut registry);
         start_services(config, &log, &gate, &state, &services, &readers)?;
         let forwarders = start_forwarders(config, &log, &state, storage, &mut registry, &readers)?;
-        let ballast = Ballast::new(&data_dir, config.log.ballast.0.min(config.log.max_size.0 / 16));
+        let ballast = Ballast::new(&data_dir, config.log.held_ballast().0);
         ballast.register(&mut registry);
         Retention {
             ballast,
@@ -159,7 +164,7 @@ impl Gateway {
             sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
             max_size: config.log.max_size.0,
             clock: Clock::new(),
-            room: Some(Room { data_dir: data_dir.clone(), min_free: config.log.min_free.0 }),
+            room: Some(room),
             retain: config.log.retain.0,
         }
         .start(&readers);
@@ -339,16 +344,16 @@ fn start_sessions(
     gate: &Arc<Gate>,
     state: &State,
     metrics: &listener::Metrics,
-    registry: &mut Registry,
+    (registry, bus_metrics): (&mut Registry, bus::Metrics),
     readers: &Supervisor,
 ) -> Result<Sessions, Failure> {
-    let bus_metrics = bus::Metrics::default();
-    bus_metrics.register(registry);
     let tree = state.tree(bus::TREE).map_err(|error| not_loaded("retained messages", error))?;
     let memory = Memory::new(config.limits.max_memory.as_usize());
     memory.register(registry);
+    let mut limits = config.limits.clone();
+    limits.max_retained_size.get_or_insert(config.budget().retained());
     let (bus, prepared) =
-        BusHandle::prepare(Arc::clone(log), tree, &config.limits, memory, bus_metrics.clone())
+        BusHandle::prepare(Arc::clone(log), tree, &limits, memory, bus_metrics.clone())
             .map_err(|error| not_loaded("retained messages", error))?;
     let limits = &config.limits;
     let parts = listener::Parts { log, gate, bus: &bus, state, limits, metrics };

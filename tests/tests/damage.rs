@@ -22,7 +22,7 @@ max-packet-size = "8KiB"
 max-body-size = "8KiB"
 
 [log]
-max-size = "1MiB"
+max-size = "4MiB"
 segment-size = "64KiB"
 commit.max-bytes = "16KiB"
 "#;

@@ -89,7 +89,7 @@ fn pubrec_leaves_after_the_fdatasync_of_its_event() {
 /// Small segments, so that there are many.
 const SMALL: &str = r#"
 [log]
-max-size = "1MiB"
+max-size = "4MiB"
 segment-size = "64KiB"
 commit.max-bytes = "16KiB"
 

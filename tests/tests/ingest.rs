@@ -202,12 +202,12 @@ fn what_is_malformed_is_refused_with_the_reason_and_nothing_of_it_is_stored() {
 #[test]
 fn a_full_log_says_when_to_try_again() {
     let (gateway, http) = start(
-        "[log]\nmax-size = \"1MiB\"\nsegment-size = \"256KiB\"\ncommit.max-bytes = \"64KiB\"\n\
+        "[log]\nmax-size = \"4MiB\"\nsegment-size = \"256KiB\"\ncommit.max-bytes = \"64KiB\"\n\
          [limits]\nmax-packet-size = \"32KiB\"\nmax-body-size = \"64KiB\"\n\
          [[sink]]\nname = \"cloud\"\ntype = \"http\"\nurl = \"http://127.0.0.1:9/\"\n",
     );
     let body = "x".repeat(30_000);
-    let refused = (0..60).map(|_| post(http, "/v1/topics/a", "x: y", &body));
+    let refused = (0..200).map(|_| post(http, "/v1/topics/a", "x: y", &body));
     let refused = refused.into_iter().find(|answer| answer.status != 202).unwrap();
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
     assert!(refused.json()["detail"].as_str().unwrap().contains("log is full"), "{refused:?}");

@@ -91,7 +91,7 @@ fn a_log_that_is_full_is_unhealthy_until_there_is_room() {
     let mut receiver = Receiver::start();
     receiver.kill9();
     let more = format!(
-        "[log]\nmax-size = \"256KiB\"\nsegment-size = \"64KiB\"\nballast = \"0B\"\n\
+        "[log]\nmax-size = \"4MiB\"\nsegment-size = \"64KiB\"\nballast = \"0B\"\n\
          [log.commit]\nmax-bytes = \"16KiB\"\n[limits]\nmax-packet-size = \"16KiB\"\n\
          max-body-size = \"16KiB\"\n{}",
         receiver.sink()
@@ -100,7 +100,7 @@ fn a_log_that_is_full_is_unhealthy_until_there_is_room() {
     let mut wire = Wire::client(gateway.mqtt(), Version::V5, "one");
     let payload = [b'x'; 8000];
     // MQTT 5 is told (0x97) what is not taken.
-    let refused = (1..200).any(|id| {
+    let refused = (1..1_000).any(|id| {
         wire.send(&publish(Version::V5, 1, b"a", id, &payload));
         let (first, body) = wire.answer().unwrap();
         assert_eq!(first, PUBACK);

@@ -8,11 +8,12 @@ use crate::sink::Http;
 const SHIPPED: &str = include_str!("../../tidegate.toml");
 
 /// The keys without a default: the file shows an example.
-const EXAMPLES: [&str; 23] = [
+const EXAMPLES: [&str; 24] = [
     "max-age",
     "daily-write-budget",
     "max-connections-per-address",
     "max-session-backlog",
+    "max-retained-size",
     "device-level",
     "tls.client-crl-file",
     "password-file",
@@ -251,7 +252,7 @@ fn lanes_are_there_from_the_start_and_share_what_is_left() {
     );
     assert_eq!(standard[1].max_size, ByteSize::mib(64));
     assert_eq!((standard[1].when_full.as_str(), standard[1].priority), ("drop-oldest", 9));
-    assert_eq!(standard[0].max_size, ByteSize::mib(960));
+    assert_eq!(standard[0].max_size, ByteSize::mib(809));
     assert_eq!((standard[0].when_full.as_str(), standard[0].priority), ("reject", 0));
 
     let config = parsed(
@@ -272,7 +273,7 @@ fn lanes_are_there_from_the_start_and_share_what_is_left() {
          when-full = 'drop-newest'",
     );
     let [default, alerts, telemetry] = &config.lanes[..] else { panic!("{:?}", config.lanes) };
-    assert_eq!((default.max_size, default.when_full.as_str()), (ByteSize::mib(176), "drop-newest"));
+    assert_eq!((default.max_size, default.when_full.as_str()), (ByteSize::mib(121), "drop-newest"));
     assert_eq!((alerts.max_size, alerts.priority), (ByteSize::mib(16), 3));
     assert_eq!(alerts.when_full, WhenFull::DropOldest);
     let thinned = Downsample {

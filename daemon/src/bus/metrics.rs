@@ -13,7 +13,10 @@ pub struct Metrics {
     pub shared_subscriptions: Gauge,
     /// Retained messages.
     pub retained: Gauge,
-    /// Retained messages refused because `limits.max-retained` was reached.
+    /// Bytes of them, as the state keeps them.
+    pub retained_bytes: Gauge,
+    /// Retained messages refused because `limits.max-retained`, `limits.max-retained-size` or their part of
+    /// `limits.max-memory` was reached.
     pub retained_refused: Counter,
     /// Deliveries handed to sessions.
     pub deliveries: Counter,
@@ -42,8 +45,13 @@ impl Metrics {
         );
         registry.register("tidegate_retained", "Retained messages", self.retained.clone());
         registry.register(
+            "tidegate_retained_bytes",
+            "Bytes of retained messages, of each copy on disk",
+            self.retained_bytes.clone(),
+        );
+        registry.register(
             "tidegate_retained_refused",
-            "Retained messages not kept because limits.max-retained was reached",
+            "Retained messages not kept because limits.max-retained, limits.max-retained-size or limits.max-memory was reached",
             self.retained_refused.clone(),
         );
         registry.register(

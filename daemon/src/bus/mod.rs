@@ -103,8 +103,12 @@ impl BusHandle {
         memory: Memory,
         metrics: Metrics,
     ) -> Result<(Self, Prepared), StateError> {
-        let retained =
-            retained::Retained::load(tree, limits.max_retained, memory.clone(), metrics.clone())?;
+        let retained = retained::Retained::load(
+            tree,
+            retained::Bounds::of(limits),
+            memory.clone(),
+            metrics.clone(),
+        )?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let position = Arc::<AtomicU64>::default();
         let max_queued = limits.max_queued.as_usize();

@@ -1,7 +1,7 @@
 //! Retained messages: the last event of each topic that was published with RETAIN.
 //!
-//! A read model of the log: held in memory, bounded in count (`limits.max-retained`) and bytes (`limits.max-memory`), and
-//! written to the state in batches, so that a start need not read the whole log. The state holds each
+//! A read model of the log: held in memory, bounded in count (`limits.max-retained`) and bytes
+//! (`limits.max-retained-size`; `limits.max-memory`), and written to the state in batches, so that a start need not read the whole log. The state holds each
 //! as the block of one event (`tidegate_event::record`), under its topic.
 
 #[cfg(test)]
@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
+use tidegate_config::Limits;
 use tidegate_event::record::Properties;
 use tidegate_event::{BlockBuilder, Draft, Epoch, EventId, EventRef, Filter, Lane, Lsn, record};
 use tracing::warn;
@@ -32,14 +33,32 @@ const POSITION_DELAY: Duration = Duration::from_secs(5);
 const MAX_POSITION_GAP: u64 = 10_000;
 /// How long a message whose time is over may take up room.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+/// Bytes that a record takes in the state beside what its event says, about.
+const RECORD: usize = 32;
 /// After a failed write to the state.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// How many there may be, and how many bytes of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) count: usize,
+    pub(super) bytes: u64,
+}
+
+impl Bounds {
+    pub(super) fn of(limits: &Limits) -> Self {
+        let bytes = limits.max_retained_size.map_or(u64::MAX, |size| size.0);
+        Self { count: limits.max_retained, bytes }
+    }
+}
 
 /// The retained messages.
 #[derive(Debug)]
 pub(super) struct Retained {
     entries: BTreeSet<Entry>,
-    max_count: usize,
+    /// What they take in the state.
+    bytes: u64,
+    bounds: Bounds,
     memory: Memory,
     metrics: Metrics,
     tree: Tree,
@@ -75,6 +94,12 @@ impl Entry {
         Self::own(event) + topic.len() + properties.as_bytes().len() + payload.len()
     }
 
+    /// Bytes that it takes in the state.
+    fn stored(&self) -> u64 {
+        let properties = self.event.properties().as_bytes();
+        stored(self.event.topic(), &self.origin, properties, self.event.payload())
+    }
+
     fn new(event: &EventRef<'_>, memory: &Memory) -> Self {
         Self {
             event: Event::copy(event, memory, Sort::Retained),
@@ -84,12 +109,17 @@ impl Entry {
     }
 }
 
+/// Bytes that such a message takes in the state, its key among them.
+fn stored(topic: &str, origin: &str, properties: &[u8], payload: &[u8]) -> u64 {
+    (2 * topic.len() + origin.len() + properties.len() + payload.len() + RECORD) as u64
+}
+
 impl Retained {
     /// Reads what `tree` holds.
     #[expect(clippy::mutable_key_type, reason = "the order is that of the topics, which stay")]
     pub(super) fn load(
         tree: Tree,
-        max_count: usize,
+        bounds: Bounds,
         memory: Memory,
         metrics: Metrics,
     ) -> Result<Self, StateError> {
@@ -103,10 +133,11 @@ impl Retained {
                 ),
             }
         }
-        metrics.retained.set(entries.len() as i64);
-        Ok(Self {
+        let bytes = entries.iter().map(Entry::stored).sum();
+        let this = Self {
             entries,
-            max_count,
+            bytes,
+            bounds,
             memory,
             metrics,
             applied: tree.applied(),
@@ -115,7 +146,22 @@ impl Retained {
             since: Instant::now(),
             retry_at: None,
             expired_at: Instant::now(),
-        })
+        };
+        this.show();
+        Ok(this)
+    }
+
+    fn show(&self) {
+        self.metrics.retained.set(self.entries.len() as i64);
+        self.metrics.retained_bytes.set(i64::try_from(self.bytes).unwrap_or(i64::MAX));
+    }
+
+    fn fits(&self, event: &EventRef<'_>) -> bool {
+        self.entries.len() < self.bounds.count
+            && self.bytes
+                + stored(event.topic, event.origin, event.properties.as_bytes(), event.payload)
+                <= self.bounds.bytes
+            && self.memory.fits(Sort::Retained, Entry::size(event))
     }
 
     /// The log up to and including this LSN is in the state.
@@ -128,11 +174,13 @@ impl Retained {
     pub(super) fn apply(&mut self, event: &EventRef<'_>) {
         let old = self.entries.take(event.topic);
         let had = old.is_some();
+        self.bytes -= old.as_ref().map_or(0, Entry::stored);
         drop(old);
         if !event.payload.is_empty() {
-            let size = Entry::size(event);
-            if self.entries.len() < self.max_count && self.memory.fits(Sort::Retained, size) {
-                self.entries.insert(Entry::new(event, &self.memory));
+            if self.fits(event) {
+                let entry = Entry::new(event, &self.memory);
+                self.bytes += entry.stored();
+                self.entries.insert(entry);
             } else {
                 self.metrics.retained_refused.inc();
                 if !had {
@@ -143,7 +191,7 @@ impl Retained {
         } else if !had {
             return;
         }
-        self.metrics.retained.set(self.entries.len() as i64);
+        self.show();
         self.mark(event.topic);
     }
 
@@ -190,10 +238,10 @@ impl Retained {
             .map(|entry| entry.event.topic().into())
             .collect();
         for topic in over {
-            self.entries.remove(&*topic);
+            self.bytes -= self.entries.take(&*topic).as_ref().map_or(0, Entry::stored);
             self.mark(&topic);
         }
-        self.metrics.retained.set(self.entries.len() as i64);
+        self.show();
     }
 
     /// Whether so much has changed that it is to be written before there is more.

@@ -4,7 +4,8 @@
 //! gateway's log (origin, time, topic, properties, payload), with two user properties behind its own:
 //! [`ID`], the id under which it was sent, and [`REASON`], what the bus said. It is durable before
 //! the cursor passes the event; after a crash between the two it is there twice, under the same id.
-//! When the queue is full the sink waits: nothing is dropped.
+//! When the queue is full the sink waits: nothing is dropped. All its files together stay within
+//! `dead-letter.max-size`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub(super) struct DeadLetters {
     log: Arc<Log>,
     storage: Arc<dyn Storage>,
     options: Options,
+    /// `dead-letter.max-size`, in bytes.
+    whole: u64,
     monitor: Arc<Monitor>,
     queue: Mutex<Option<Arc<Log>>>,
 }
@@ -54,17 +57,21 @@ impl DeadLetters {
         config: &Sink,
         monitor: Arc<Monitor>,
     ) -> Self {
+        let whole = config.dead_letter.max_size.0;
+        // Three quarters for letters and an eighth for what is damaged; of the last eighth the ledger takes a
+        // quarter, twice that while it is written anew, and small files some pages.
         let options = Options {
             dir,
             lane: Lane(0),
-            max_size: config.dead_letter.max_size.0,
+            max_size: whole / 4 * 3,
             segment_size: 1 << 20,
             max_delay: Duration::ZERO,
             max_bytes: 64 << 10,
-            max_quarantine: config.dead_letter.max_size.0 / 4,
+            max_quarantine: whole / 8,
+            max_ledger: (whole / 64).min(256 << 10),
             ..Options::default()
         };
-        Self { log, storage, options, monitor, queue: Mutex::new(None) }
+        Self { log, storage, options, whole, monitor, queue: Mutex::new(None) }
     }
 
     /// Puts the event at `lsn` away. Ends when it is on disk. `sent` is the event as the bus was
@@ -133,9 +140,7 @@ impl DeadLetters {
                 Append::Accepted(commit) => {
                     commit.await.map(drop).map_err(|error| error.to_string())
                 }
-                Append::Full => {
-                    Err(format!("full (dead-letter.max-size is {} bytes)", self.options.max_size))
-                }
+                Append::Full => Err(format!("full (dead-letter.max-size is {} bytes)", self.whole)),
                 Append::Busy => {
                     queue.room(letter.len()).await;
                     continue;

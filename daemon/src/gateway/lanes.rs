@@ -7,7 +7,7 @@ use crate::log::{Downsample, Keep, LaneOptions, Rule, WhenFull};
 /// All of them, `default` first.
 pub(super) fn options(config: &Config) -> Vec<LaneOptions> {
     let others: u64 = config.lanes.iter().skip(1).map(|lane| lane.max_size.0).sum();
-    let left = config.log.max_size.0.saturating_sub(others);
+    let left = config.budget().left().0.saturating_sub(others);
     let with_size = config.lanes.iter().enumerate().map(|(index, lane)| {
         // The first one has what the others leave, unless it is to have less.
         let has_quota = index > 0 || lane.max_size.0 < left;
@@ -80,7 +80,7 @@ mod tests {
         let keep = Keep::Max("/t".to_owned());
         let interval = std::time::Duration::from_secs(60);
         assert_eq!(taken[1].rule.when_full, WhenFull::Downsample(Downsample { interval, keep }));
-        assert_eq!(lanes("max-size = '100MiB'")[0].max_size, Some(100 << 20));
-        assert_eq!(lanes("max-size = '176MiB'")[0].max_size, None);
+        assert_eq!(lanes("max-size = '50MiB'")[0].max_size, Some(50 << 20));
+        assert_eq!(lanes("max-size = '121MiB'")[0].max_size, None);
     }
 }

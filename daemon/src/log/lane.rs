@@ -26,9 +26,9 @@ pub(super) use names::{FILE as NAMES, Names, UNFINISHED};
 const RESERVE_PART: u64 = 16;
 /// or less than this, in bytes: what clients had begun to hand over when it became full still fits.
 const MAX_RESERVE: u64 = 1 << 20;
-/// So much is the log's own, whatever other files take, and a quarter of a large one; of a small one three
-/// quarters.
-const LEAST: u64 = 48 << 20;
+/// What goes into the state may take so many times its bytes there, and in its checkpoints, before anybody has
+/// looked.
+const STATE_COPIES: u64 = 2;
 
 /// Whether a lane takes events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +68,12 @@ pub struct Lanes {
     lanes: Vec<Known>,
     /// What the config says that the log may take on disk,
     max_size: u64,
-    /// what of that other files take,
+    /// what of that is other files',
     others: AtomicU64,
+    /// bytes of blocks that go into the state too, since the log was opened,
+    stateful: AtomicU64,
+    /// and how many of them are counted in `others`; all, while nobody looks.
+    counted: AtomicU64,
     /// and what the file system has room for.
     ceiling: AtomicU64,
 }
@@ -114,11 +118,13 @@ impl Lanes {
             expired: AtomicU64::new(0),
             thinned: AtomicU64::new(0),
         };
+        let lanes = lanes.into_iter().map(known).collect();
         let (others, ceiling) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
-        Self { lanes: lanes.into_iter().map(known).collect(), max_size, others, ceiling }
+        let (stateful, counted) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        Self { lanes, max_size, others, stateful, counted, ceiling }
     }
 
-    /// Other files take so much of the log's `max_size`, and the file system has room for so much of the log.
+    /// Other files have so much of the log's `max_size`, and the file system has room for so much of the log.
     pub(super) fn set_room(&self, others: u64, ceiling: u64) {
         self.others.store(others, Ordering::Release);
         self.ceiling.store(ceiling, Ordering::Release);
@@ -129,11 +135,25 @@ impl Lanes {
         self.ceiling.load(Ordering::Acquire) < self.budget()
     }
 
-    /// What the other files leave.
-    fn budget(&self) -> u64 {
+    /// A block that goes into the state too is on its way.
+    pub(super) fn add_stateful(&self, bytes: u64) {
+        self.stateful.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    pub(super) fn stateful(&self) -> u64 {
+        self.stateful.load(Ordering::Acquire)
+    }
+
+    /// Of what goes into the state, the first so many bytes are there, and counted among the other files.
+    pub(super) fn set_counted(&self, stateful: u64) {
+        self.counted.store(stateful, Ordering::Release);
+    }
+
+    /// What the other files leave, and what of them is still to be written.
+    pub(super) fn budget(&self) -> u64 {
+        let coming = self.stateful().saturating_sub(self.counted.load(Ordering::Acquire));
         let others = self.others.load(Ordering::Acquire);
-        let least = LEAST.min(self.max_size / 4 * 3).max(self.max_size / 4);
-        self.max_size.saturating_sub(others).max(least)
+        self.max_size.saturating_sub(others).saturating_sub(coming.saturating_mul(STATE_COPIES))
     }
 
     /// Bytes on disk beyond which the log takes no event.
@@ -264,7 +284,12 @@ impl Lanes {
             let least = self.limit(known) / RESERVE_PART;
             let is_wanted = known.wanted.load(Ordering::Acquire);
             let is_open = drops && !but.contains(&known.lane);
-            is_open && (is_wanted || self.room(known, total, self.budget()) < least)
+            // Its quota is its own: while other files grow, it gives up no more than is wanted either.
+            let room = match known.options.max_size {
+                Some(_) => known.unused(),
+                None => self.room(known, total, self.budget()),
+            };
+            is_open && (is_wanted || room < least)
         };
         self.lanes.iter().find(is_pressed).map(|known| known.lane)
     }

@@ -99,8 +99,13 @@ impl Collector for Metrics {
             ),
             (
                 "tidegate_log_max_bytes",
-                "Bytes on disk beyond which events are refused",
+                "Bytes on disk of everything, beyond which events are refused; log.max-size",
                 self.max_size,
+            ),
+            (
+                "tidegate_log_set_aside_bytes",
+                "Bytes of log.max-size that are not there for events: for dead letters, quarantine, ledger, ballast, state",
+                self.max_size.saturating_sub(self.log.budget()),
             ),
             ("tidegate_log_segments", "Segment files", usage.segments as u64),
             ("tidegate_log_first_lsn", "The oldest event on disk", usage.first),

@@ -14,8 +14,8 @@
 //! - Disk: `max_size`, over all segment files and spares; control records and records of what is gone may take
 //!   one segment more, and so may one that is being rewritten. One that was removed takes its room for as long as
 //!   a reader has it open. Beside them `max_quarantine` for what is set aside, and `max_ledger`,
-//!   twice that while it is written anew. [`Log::set_room`] says what of `max_size` other files take, and
-//!   what the file system has left.
+//!   twice that while it is written anew. [`Log::set_room`] says what of `max_size` other files have, and
+//!   what the file system has left: then all of that together stays within `max_size`.
 //!
 //! # On disk
 //!

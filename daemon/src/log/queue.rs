@@ -173,6 +173,9 @@ impl Queue {
             return Err(refusal);
         }
         lanes.add(parts);
+        if flags & (frame::HAS_RETAINED | frame::HAS_CONTROL) != 0 {
+            lanes.add_stateful(need.bytes);
+        }
         if need.bytes >= state.wanted {
             state.wanted = 0;
         }

@@ -159,7 +159,6 @@ impl Retention {
         let mut looked_at = Instant::now();
         let mut entered_at = Instant::now();
         let mut measured_at: Option<Instant> = None;
-        let mut others: Option<u64> = None;
         let mut failed_at: Option<Instant> = None;
         let mut ballast_at: Option<Instant> = None;
         loop {
@@ -200,11 +199,8 @@ impl Retention {
                     measured_at = Some(Instant::now());
                 }
                 let log = Arc::clone(&self.log);
-                let known = others;
-                let task =
-                    tokio::task::spawn_blocking(move || room.measure(&log, known.filter(|_| !all)));
                 // It does not panic; and if it does, the next one tells.
-                others = task.await.ok().or(others);
+                let _ = tokio::task::spawn_blocking(move || room.measure(&log, all)).await;
             }
             if entered_at.elapsed() >= ENTER {
                 entered_at = Instant::now();
@@ -252,12 +248,14 @@ impl Retention {
         let newest = usage.last.saturating_add(1);
         let models = self.state.applied();
         // Behind that: what the models have passed, it has seen.
-        let oldest = self.log.newest_within(self.sessions.max_bytes);
+        let max_size = self.max_size.min(self.log.budget());
+        // However large the state has become, sessions keep no more than half of what is left.
+        let oldest = self.log.newest_within(self.sessions.max_bytes.min(max_size / 2));
         let sessions = self.sessions.from.load(Ordering::Acquire).max(oldest);
         let sinks = self.sinks.iter().map(|name| cursors.get(name).unwrap_or_default());
         View {
             usage,
-            max_size: self.max_size,
+            max_size,
             fullest_lane: self.fullest_lane(),
             disk_full: self.log.is_disk_full(),
             sinks: sinks.min().unwrap_or(newest).min(newest).min(sessions),

@@ -20,10 +20,14 @@ impl Fixture {
     }
 
     fn on(dir: TempDir, max_count: usize) -> Self {
+        Self::within(dir, Bounds { count: max_count, bytes: u64::MAX })
+    }
+
+    fn within(dir: TempDir, bounds: Bounds) -> Self {
         let (state, _) = State::open(dir.path()).unwrap();
         let tree = state.tree(TREE).unwrap();
         let retained =
-            Retained::load(tree, max_count, Memory::new(64 << 20), Metrics::default()).unwrap();
+            Retained::load(tree, bounds, Memory::new(64 << 20), Metrics::default()).unwrap();
         Self { dir, state, retained }
     }
 
@@ -167,4 +171,27 @@ fn they_take_a_quarter_of_the_memory_and_no_more() {
     fixture.publish("0", b"");
     fixture.publish("19", &payload);
     assert_eq!(fixture.topics("19").len(), 1);
+}
+
+#[test]
+fn bytes_beyond_the_bound_are_not_kept_and_what_goes_gives_them_back() {
+    let one = stored("t/0", "sensor", &[], &[0; 500]);
+    let bounds = Bounds { count: 1000, bytes: 2 * one };
+    let mut fixture = Fixture::within(tempfile::tempdir().unwrap(), bounds);
+    fixture.publish("t/0", &[0; 500]);
+    fixture.publish("t/1", &[0; 500]);
+    fixture.publish("t/2", b"x");
+    assert_eq!(fixture.topics("#"), ["t/0", "t/1"]);
+    assert_eq!(fixture.retained.metrics.retained_refused.get(), 1);
+    assert_eq!(fixture.retained.metrics.retained_bytes.get() as u64, 2 * one);
+    fixture.publish("t/1", &[0; 499]);
+    fixture.publish("t/1", &[0; 501]);
+    assert_eq!(fixture.topics("#"), ["t/0"], "the old one is not what was published last");
+    fixture.publish("t/0", b"");
+    assert_eq!(fixture.retained.metrics.retained_bytes.get(), 0);
+    fixture.publish("t/3", &[0; 500]);
+    fixture.retained.write(7);
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.topics("#"), ["t/3"]);
+    assert_eq!(fixture.retained.metrics.retained_bytes.get() as u64, one);
 }

@@ -98,7 +98,33 @@ fn what_other_files_take_is_no_room_for_events() {
     assert_eq!(lanes.fits(&part(0, 401), 401), Err(NoRoom::Refused));
     assert_eq!(lanes.fits(&part(0, 400), 400), Ok(()));
     lanes.set_room(5000, u64::MAX);
-    assert_eq!(lanes.max_size(), 750, "so much is there whatever happens");
+    assert_eq!(lanes.max_size(), 0);
+    assert_eq!(lanes.fits(&part(0, 1), 1), Err(NoRoom::Refused));
+}
+
+#[test]
+fn what_goes_into_the_state_takes_room_until_it_is_counted_there() {
+    let lanes = lanes(WhenFull::DropOldest);
+    lanes.add_stateful(300);
+    assert_eq!(lanes.max_size(), MAX, "nobody looks");
+    lanes.set_counted(0);
+    assert_eq!(lanes.max_size(), MAX - 2 * 300);
+    assert_eq!(lanes.stateful(), 300);
+    lanes.add_stateful(50);
+    lanes.set_counted(300);
+    assert_eq!(lanes.max_size(), MAX - 2 * 50);
+    lanes.set_room(950, u64::MAX);
+    assert_eq!(lanes.max_size(), 0, "and no less");
+}
+
+#[test]
+fn a_lane_loses_nothing_of_its_own_to_files_that_grow_but_what_is_wanted() {
+    let lanes = lanes(WhenFull::DropOldest);
+    lanes.add(&part(2, 200));
+    lanes.set_room(900, u64::MAX);
+    assert_eq!(lanes.pressed(700, &[]), None);
+    assert_eq!(lanes.fits(&part(2, 10), 710), Err(NoRoom::Pressed));
+    assert_eq!(lanes.pressed(700, &[]), Some(Lane(2)));
 }
 
 #[test]
