@@ -88,8 +88,9 @@
 //!
 //! After a failed write or fdatasync nobody knows what the file holds. The segment is abandoned, cut
 //! behind its last durable frame if the disk lets us, and the frame is tried once more in a new segment,
-//! under the same LSNs; where it was to be the first of a new one, in the one before, if that can go on. **A
-//! segment overrides those of lower sequence from its first LSN on.** If that fails too, the frame and all that wait are not stored ([`NotStored`]), and appenders are refused
+//! under the same LSNs; where it was to be the first of a new one, in the one before, if that can go on, which
+//! grows until a new one can be begun: that is tried again after each sixteenth of `segment_size`. **A segment
+//! overrides those of lower sequence from its first LSN on.** If that fails too, the frame and all that wait are not stored ([`NotStored`]), and appenders are refused
 //! ([`Append::Unavailable`]) while the writer probes, after 100 ms and then ever later up to 10 s,
 //! by creating a segment and filling it with as many zeros as the next frame may take. A full disk
 //! (ENOSPC) is the same case; spares go first. A segment that could not be created is

@@ -22,6 +22,8 @@ use begin::Content;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// No probe waits longer.
 const LAST_RETRY: Duration = Duration::from_secs(10);
+/// Where no segment can be begun, it is tried again after this part of one.
+const BEGIN_PART: u64 = 16;
 /// A frame that failed is tried once more, in a new segment.
 const ATTEMPTS: usize = 2;
 /// What a disk and its cache in memory take at once.
@@ -38,6 +40,8 @@ pub(super) struct Writer {
     sequence: u64,
     /// Bytes of the last frame that could not be written.
     failed: usize,
+    /// No other segment could be begun: it is tried again when the active one has so many bytes.
+    begin_at: u64,
     delay: Duration,
     packer: Packer,
     /// Kept as long as anything is written.
@@ -68,9 +72,10 @@ impl Writer {
         lock: Arc<dyn File>,
     ) -> Self {
         let lock = Some(lock);
-        let (failed, delay) = (0, FIRST_RETRY);
+        let (failed, begin_at, delay) = (0, 0, FIRST_RETRY);
         let packer = Packer::new(shared.compression);
-        let mut writer = Self { shared, active, next, sequence, failed, delay, packer, lock };
+        let mut writer =
+            Self { shared, active, next, sequence, failed, begin_at, delay, packer, lock };
         // What a crash left of an attempt.
         writer.remove_unfinished();
         if writer.active.is_none() && !writer.begin_empty(0) {
@@ -156,9 +161,12 @@ impl Writer {
     fn store(&mut self, bytes: &mut [u8], crc: u32, flags: u32, batch: &mut Batch) -> bool {
         for _ in 0..ATTEMPTS {
             let segment_size = self.shared.queue.bounds().segment_size;
-            let full = |active: &Active| active.segment.is_full(bytes.len() as u64, segment_size);
+            let ends = |active: &Active| {
+                let is_due = active.segment.len() >= self.begin_at;
+                is_due && active.segment.is_full(bytes.len() as u64, segment_size)
+            };
             let (next, count) = (self.next, batch.count);
-            if self.active.as_ref().is_none_or(full) {
+            if self.active.as_ref().is_none_or(ends) {
                 let salt = fastrand::u64(..);
                 frame::seal_summed(bytes, crc, next, count, flags, salt);
                 if self.begin_segment(salt, Content::Frame(bytes)) {
@@ -166,6 +174,8 @@ impl Writer {
                     self.shared.try_remove_released();
                     return true;
                 }
+                let len = self.active.as_ref().map_or(0, |active| active.segment.len());
+                self.begin_at = len + segment_size / BEGIN_PART;
             }
             // A full segment takes more where there can be no new one (no file handles left, say).
             let Some(active) = &self.active else { continue };

@@ -70,6 +70,7 @@ impl Writer {
                 self.shared.bytes.fetch_add(segment.len(), Ordering::AcqRel);
                 self.shared.table_mut().0.push(Arc::clone(&segment));
                 self.active = Some(Active { segment, file });
+                self.begin_at = 0;
                 true
             }
             Err(error) => {
