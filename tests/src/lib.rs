@@ -6,8 +6,10 @@ pub mod process;
 pub mod site;
 // the gateway, with a config written for the test,
 pub mod gateway;
-// the upstream that comes with it.
+// the upstream that comes with it,
 pub mod receiver;
+// and one that refuses what it is told to.
+pub mod bus;
 
 // Certificates for it, and a client that speaks TLS.
 pub mod encrypted;
@@ -15,6 +17,8 @@ pub mod pki;
 pub mod tls;
 // Disks that fail them.
 pub mod disk;
+// What they take on disk.
+pub mod usage;
 // What a service manager hears of them.
 pub mod manager;
 

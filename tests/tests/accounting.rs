@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -13,6 +12,7 @@ use tidegate_tests::http;
 use tidegate_tests::load::{Fleet, Run, Shape};
 use tidegate_tests::receiver::Receiver;
 use tidegate_tests::tally::Tally;
+use tidegate_tests::usage::disk_usage;
 use tidegate_tests::wait::{LATER, SOON, eventually};
 
 const KILLS: usize = 5;
@@ -101,21 +101,6 @@ fn received(receiver: &Receiver) -> u64 {
 fn ranges(numbers: &[u64]) -> Vec<RangeInclusive<u64>> {
     let touch = |a: &u64, b: &u64| a + 1 == *b;
     numbers.chunk_by(touch).map(|chunk| chunk[0]..=chunk[chunk.len() - 1]).collect()
-}
-
-/// Bytes on disk of all files below.
-fn disk_usage(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = fs::read_dir(path) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(data) if data.is_dir() => disk_usage(&entry.path()),
-            Ok(data) => data.blocks() * 512,
-            // It went meanwhile.
-            Err(_) => 0,
-        })
-        .sum()
 }
 
 #[test]

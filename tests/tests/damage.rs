@@ -2,12 +2,11 @@
 //! upstream what is left, and what is not left stands in the loss ledger.
 
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 
+use tidegate_tests::bus::{Bus, Mood, POISON};
 use tidegate_tests::gateway::Gateway;
 use tidegate_tests::packet::{PUBACK, Version, publish};
 use tidegate_tests::receiver::Receiver;
@@ -293,37 +292,6 @@ fn whatever_is_damaged_it_starts_and_accounts_for_every_event() {
     }
 }
 
-/// A bus that never takes what is poison.
-fn picky_bus() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || answer(stream));
-        }
-    });
-    address
-}
-
-fn answer(mut stream: TcpStream) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let (mut line, mut length) = (String::new(), 0);
-    while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
-        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-        line.clear();
-    }
-    let mut body = vec![0; length];
-    let _ = reader.read_exact(&mut body);
-    let is_poison = body.windows(POISON.len()).any(|part| part == POISON);
-    let status = if is_poison { "400 Bad Request" } else { "200 OK" };
-    let head = "Connection: close\r\nContent-Length: 0";
-    let _ = write!(stream, "HTTP/1.1 {status}\r\n{head}\r\n\r\n");
-}
-
-const POISON: &[u8] = b"\"poison\"";
-
 /// What is done to which file, in the directory of the queue.
 type QueueDamage = (&'static str, fn(&Path));
 
@@ -344,11 +312,7 @@ const QUEUE_DAMAGES: &[QueueDamage] = &[
 
 #[test]
 fn dead_letters_are_put_away_whatever_is_damaged_of_those_before() {
-    let bus = picky_bus();
-    let sink = format!(
-        "[[sink]]\nname = \"cloud\"\ntype = \"http\"\nurl = \"http://{bus}/events\"\n\
-         batch.max-age = \"20ms\"\nretry.initial = \"50ms\"\nretry.max = \"500ms\"\n"
-    );
+    let sink = Bus::start(Mood::Picky).sink("cloud");
     let mut gateway = Gateway::start(&format!("{LOG}{sink}"));
     let put_away = |gateway: &Gateway, first: u16, events: u16| {
         let before = gateway.metric("tidegate_sink_dead_letters_total");
