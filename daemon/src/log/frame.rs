@@ -28,9 +28,6 @@ const KNOWN_FLAGS: u32 = HAS_RETAINED | HAS_CONTROL | COMPRESSION;
 
 const MAGIC: [u8; 4] = *b"TGF1";
 const CRC_AT: usize = 24;
-/// The search behind damage looks at this many bytes of candidates for each byte it passes over, so
-/// that no content makes it take minutes.
-const RESYNC_EFFORT: usize = 8;
 
 /// What a frame's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +66,8 @@ impl Header {
         Compression::from_number((self.flags >> COMPRESSION_AT) as u8).unwrap_or_default()
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    /// The header at the front of `bytes`, if that is one.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (header, _) = bytes.split_first_chunk::<HEADER_LEN>()?;
         let header = Self {
             length: u32_at(header, 4),
@@ -128,55 +126,28 @@ pub(super) fn parse(bytes: &[u8], salt: u64) -> Parsed {
     let Some(frame) = bytes.get(..header.frame_len()) else {
         return Parsed::Incomplete(header.frame_len());
     };
-    if checksum(frame, salt) == u32_at(frame, CRC_AT) { Parsed::Frame(header) } else { Parsed::Bad }
+    if Check::begin(frame, salt).is_right() { Parsed::Frame(header) } else { Parsed::Bad }
 }
 
-/// Finds the first good frame behind the bad one at the front of `bytes`, one whose events lie in
-/// `lsns`: its place, and its header.
-pub(super) fn resync(
-    bytes: &[u8],
-    salt: u64,
-    lsns: std::ops::Range<Lsn>,
-) -> Option<(usize, Header)> {
-    let fits = |header: &Header| header.first >= lsns.start && header.end() <= lsns.end;
-    // Damage is most often inside the payload: then the length still leads to the next frame.
-    if let Some(bad) = Header::decode(bytes)
-        && let Some(rest) = bytes.get(bad.frame_len()..)
-        && let Parsed::Frame(header) = parse(rest, salt)
-        && fits(&header)
-    {
-        return Some((bad.frame_len(), header));
-    }
-    let mut effort = bytes.len().saturating_mul(RESYNC_EFFORT);
-    for at in 1..bytes.len().saturating_sub(HEADER_LEN - 1) {
-        let candidate = &bytes[at..];
-        if !candidate.starts_with(&MAGIC) {
-            continue;
+/// The headers of frames that seem to begin somewhere in `bytes`, and where.
+pub(super) fn headers(bytes: &[u8]) -> impl Iterator<Item = (usize, Header)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let rest = bytes.get(at..)?;
+            let begin = at + rest.iter().position(|byte| *byte == MAGIC[0])?;
+            at = begin + 1;
+            if let Some(header) = Header::decode(&bytes[begin..]) {
+                return Some((begin, header));
+            }
         }
-        let Some(header) = Header::decode(candidate) else { continue };
-        if header.frame_len() > candidate.len() || !fits(&header) {
-            continue;
-        }
-        effort = effort.checked_sub(header.frame_len())?;
-        if let Parsed::Frame(header) = parse(candidate, salt) {
-            return Some((at, header));
-        }
-    }
-    None
+    })
 }
 
 /// Whether somewhere in `bytes` a header says that a frame begins whose first event is `first`, or a
 /// later one.
 pub(super) fn is_announced(bytes: &[u8], first: Lsn) -> bool {
-    let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|byte| *byte == MAGIC[0]) {
-        rest = &rest[at..];
-        if Header::decode(rest).is_some_and(|header| header.first >= first) {
-            return true;
-        }
-        rest = &rest[1..];
-    }
-    false
+    headers(bytes).any(|(_, header)| header.first >= first)
 }
 
 /// Whether `bytes` begin as a frame does, and no frame goes on like that.
@@ -184,15 +155,31 @@ pub(super) fn is_broken(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC) && Header::decode(bytes).is_none()
 }
 
-/// Bytes of the frame that its header at the front of `bytes` announces; `None` where there is none.
-pub(super) fn announced_len(bytes: &[u8]) -> Option<usize> {
-    Header::decode(bytes).map(|header| header.frame_len())
+/// The checksum of a frame whose bytes come one after the other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Check {
+    crc: u32,
+    wanted: u32,
 }
 
-fn checksum(frame: &[u8], salt: u64) -> u32 {
-    let crc = crc32c::crc32c(&salt.to_le_bytes());
-    let crc = crc32c::crc32c_append(crc, &frame[..CRC_AT]);
-    crc32c::crc32c_append(crc, &frame[HEADER_LEN..])
+impl Check {
+    /// Of the frame, in the segment with this salt, that `bytes` begin with: more than its header, perhaps.
+    pub(super) fn begin(bytes: &[u8], salt: u64) -> Self {
+        let crc = crc32c::crc32c(&salt.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc, &bytes[..CRC_AT]);
+        let crc = crc32c::crc32c_append(crc, &bytes[HEADER_LEN..]);
+        Self { crc, wanted: u32_at(bytes, CRC_AT) }
+    }
+
+    /// The bytes that follow.
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+    }
+
+    /// Whether it is right, now that all of the frame has come.
+    pub(super) fn is_right(self) -> bool {
+        self.crc == self.wanted
+    }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -231,25 +218,5 @@ mod tests {
             assert!(!matches!(parse(&bytes, SALT), Parsed::Frame(_)), "bit {bit}");
         }
         assert_eq!(parse(&whole, SALT + 1), Parsed::Bad);
-    }
-
-    #[test]
-    fn the_search_finds_the_next_frame_whatever_was_damaged() {
-        let (bad, good) = (frame(1, 2, &[7; 100]), frame(3, 1, b"next"));
-        for byte in 0..bad.len() {
-            let mut bytes = bad.clone();
-            bytes[byte] ^= 0x55;
-            bytes.extend_from_slice(&good);
-            let (at, header) = resync(&bytes, SALT, 1..10).unwrap();
-            assert_eq!((at, header.first), (bad.len(), 3), "byte {byte}");
-        }
-    }
-
-    #[test]
-    fn content_full_of_frame_headers_does_not_hold_the_search_up() {
-        let mut fake = frame(2, 1, b"");
-        fake[4..8].copy_from_slice(&1_000_000u32.to_le_bytes());
-        let bytes = fake.repeat(4 << 20 >> 5);
-        assert_eq!(resync(&bytes, SALT, 1..10), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::compress::{Compression, Unpacker};
 use super::frame::{self, HEADER_LEN, Parsed};
+use super::scan::memory;
 use super::segment;
 
 /// Headers are read or not; frames are found, whatever surrounds them.
@@ -23,7 +24,8 @@ pub(crate) fn frames(bytes: &[u8]) {
             assert_eq!(length, Some(payload.len() as u32));
         }
     }
-    let found = frame::resync(bytes, SALT, 0..u64::MAX);
+    let search = |bytes: &[u8]| memory::search(bytes, SALT, 0..u64::MAX, 0);
+    let found = search(bytes);
     if let Some((at, header)) = found {
         assert_eq!(frame::parse(&bytes[at..], SALT), Parsed::Frame(header));
     }
@@ -36,7 +38,7 @@ pub(crate) fn frames(bytes: &[u8]) {
     assert!(matches!(frame::parse(&good, SALT), Parsed::Frame(_)));
     let alike = bytes.windows(4).filter(|four| *four == b"TGF1").count();
     if !bytes.is_empty() && alike < 8 && !matches!(frame::parse(&all, SALT), Parsed::Frame(_)) {
-        let at = frame::resync(&all, SALT, 0..u64::MAX).map(|(at, _)| at);
+        let at = search(&all).map(|(at, _)| at);
         assert!(at.is_some_and(|at| at <= bytes.len()), "{at:?}");
     }
 }

@@ -10,7 +10,7 @@
 //!   the loss ledger, the rest is served. Only a newer format, a second process, or a directory that
 //!   cannot be used refuses.
 //! - Memory: two frames, one more with compression, and at most 4 × `max_bytes` of blocks that wait. It does not grow with the
-//!   backlog. Damage holds the rest of one segment (at most 72 MiB) in memory while it is searched.
+//!   backlog. Damage takes at most 2.5 MiB while it is searched and copied, however large it is.
 //! - Disk: `max_size`, over all segment files and spares; control records and records of what is gone may take
 //!   one segment more, and so may one that is being rewritten. One that was removed takes its room for as long as
 //!   a reader has it open. Beside them `max_quarantine` for what is set aside, and `max_ledger`,
@@ -128,8 +128,9 @@
 //!
 //! A [`Reader`] holds one segment file open and reads large pieces, up to what was committed when it began to
 //! look, checking each frame, and inflates no more of them at a time than it was asked for. Damage is searched for
-//! the next good frame, copied to `quarantine/`, entered in the ledger, and answered as [`Read::Lost`]; so is a
-//! segment file that vanished. A sector that the disk cannot read is damage. A file that is not there any more is read on while it is open; where it
+//! the next good frame, a piece at a time (`scan.rs`), copied to `quarantine/`, entered in the ledger, and answered
+//! as [`Read::Lost`]; so is a segment file that vanished. A sector that the disk cannot read is damage. A file that
+//! is not there any more is read on while it is open; where it
 //! is damaged, or written over, the reader looks for the segment that stands for it now.
 //!
 //! A [`View`] looks at the directory from outside, beside a daemon that has it open: it takes no lock and

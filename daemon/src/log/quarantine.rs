@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
-use super::storage::Storage;
+use super::scan::Extent;
+use super::storage::{File, Storage};
 
 /// Its name in the log's directory.
 pub(super) const DIR: &str = "quarantine";
@@ -113,20 +114,31 @@ impl Quarantine {
         }
     }
 
-    /// Keeps a copy of the damaged bytes at `offset` of a segment file. The same place is kept once:
-    /// answers whether it is new.
-    pub(super) fn keep(&self, segment: &Path, offset: u64, bytes: &[u8]) -> bool {
+    /// Keeps a copy of damaged bytes of a segment file. The same place is kept once: answers whether it is
+    /// new.
+    pub(super) fn keep(&self, segment: &Path, damaged: &Extent) -> bool {
         let name = segment.file_name().unwrap_or_default().to_string_lossy();
-        self.keep_as(&format!("{name}.at-{offset}"), segment, bytes)
+        let name = format!("{name}.at-{}", damaged.offset);
+        self.keep_as(&name, segment, damaged.len, |copy| {
+            damaged.pieces(|piece, at| copy.write_at(piece, at))
+        })
     }
 
     /// Keeps a copy of a file that is damaged in places, and goes on being used.
     pub(super) fn keep_copy(&self, file: &Path, bytes: &[u8]) {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        self.keep_as(&format!("{name}.{:08x}", crc32c::crc32c(bytes)), file, bytes);
+        let name = format!("{name}.{:08x}", crc32c::crc32c(bytes));
+        self.keep_as(&name, file, bytes.len() as u64, |copy| copy.write_at(bytes, 0));
     }
 
-    fn keep_as(&self, name: &str, of: &Path, bytes: &[u8]) -> bool {
+    /// A copy of so many bytes of a file, which `write` puts in its own.
+    fn keep_as(
+        &self,
+        name: &str,
+        of: &Path,
+        bytes: u64,
+        write: impl FnOnce(&dyn File) -> io::Result<()>,
+    ) -> bool {
         let mut kept = self.lock();
         // What cannot be listed is known by what was kept since the start.
         let listed = self.list(&mut kept);
@@ -137,12 +149,12 @@ impl Quarantine {
             kept.names = kept.files.iter().map(|entry| parse(&entry.name).1.to_owned()).collect();
         }
         kept.names.insert(name.to_owned());
-        match listed.and_then(|()| self.copy(&mut kept, name, bytes)) {
+        match listed.and_then(|()| self.copy(&mut kept, name, bytes, write)) {
             Ok(copy) => {
-                warn!(path = %of.display(), bytes = bytes.len(), copy = %copy.display(), "damaged bytes");
+                warn!(path = %of.display(), bytes, copy = %copy.display(), "damaged bytes");
             }
             Err(error) => warn!(
-                path = %of.display(), bytes = bytes.len(), %error,
+                path = %of.display(), bytes, %error,
                 "damaged bytes, and no copy of them could be kept"
             ),
         }
@@ -164,15 +176,21 @@ impl Quarantine {
         Ok(to)
     }
 
-    fn copy(&self, kept: &mut Kept, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
-        let room = blocks(bytes.len() as u64);
+    fn copy(
+        &self,
+        kept: &mut Kept,
+        name: &str,
+        bytes: u64,
+        write: impl FnOnce(&dyn File) -> io::Result<()>,
+    ) -> io::Result<PathBuf> {
+        let room = blocks(bytes);
         self.storage.create_dir_all(&self.dir)?;
         self.make_room(kept, room)?;
         let entry = kept.next(name, room);
         let path = self.dir.join(&entry.name);
         let file = self.storage.create(&path)?;
         self.add(kept, entry);
-        file.write_at(bytes, 0)?;
+        write(&*file)?;
         file.sync_data()?;
         self.storage.sync_dir(&self.dir)?;
         Ok(path)

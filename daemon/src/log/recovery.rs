@@ -13,7 +13,6 @@ use tracing::{debug, info, warn};
 
 use super::beginning::{self, Identity, Said, Useless};
 use super::compress::Payloads;
-use super::frame;
 use super::gone::Gone;
 use super::ledger::{Ledger, Loss, Reason};
 use super::quarantine::Quarantine;
@@ -312,12 +311,11 @@ impl Place<'_> {
                     let skipped = scan.skip(file.len, file.end)?;
                     if !skipped.resumed {
                         // A torn tail; or, if segments follow, one with a gap behind it.
-                        let left = skipped.bytes.len();
-                        let torn = frame::announced_len(&skipped.bytes).unwrap_or(left);
-                        scanned.torn = torn.min(left) as u64;
+                        let left = skipped.extent.len;
+                        scanned.torn = skipped.announced.unwrap_or(left).min(left);
                         return Ok(scanned);
                     }
-                    let new = self.quarantine.keep(&file.path, skipped.offset, &skipped.bytes);
+                    let new = self.quarantine.keep(&file.path, &skipped.extent);
                     match skipped.lsns {
                         Some(lsns) => self.lost(lsns, Reason::Damaged, recovered),
                         None => recovered.report.control_lost += u64::from(new),

@@ -1,5 +1,16 @@
 //! Walks the frames of one segment file, checks each, and steps over damage. Recovery and the
 //! readers use the same walk.
+//!
+//! Damage is searched, and copied ([`Extent`]), a piece at a time, and a frame larger than
+//! [`LARGEST_UNCHECKED`] is held in memory only once its checksum is known to be right: so damage never takes
+//! more memory than that and two pieces, whatever the size of the segment, and whatever lengths stand in it.
+
+mod extent;
+#[cfg(any(test, fuzzing))]
+pub(super) mod memory;
+mod search;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -10,13 +21,15 @@ use tidegate_event::Lsn;
 use super::frame::{self, Parsed};
 use super::segment::{self, Segment};
 use super::storage::File;
+pub(super) use extent::Extent;
+use search::Search;
 
 /// The least that one read asks for.
 const MIN_READ: u64 = 4096;
-/// A disk that cannot read a sector answers EIO; around it, this much is given up.
-const UNREADABLE: usize = 4096;
+/// A larger frame is checked before it is held: its length may be damaged.
+const LARGEST_UNCHECKED: usize = 2 << 20;
 const EIO: i32 = 5;
-/// What the search behind the end reads at once.
+/// What searches read at once.
 const WINDOW: usize = 256 << 10;
 
 /// Frames that were read and verified.
@@ -42,9 +55,10 @@ pub(super) enum Step {
 /// What [`Scan::skip`] passed over.
 #[derive(Debug)]
 pub(super) struct Skipped {
-    /// The bytes without a frame, and where they began.
-    pub(super) bytes: Vec<u8>,
-    pub(super) offset: u64,
+    /// The bytes without a frame.
+    pub(super) extent: Extent,
+    /// How many a frame has that begins with them, as far as its header says so.
+    pub(super) announced: Option<u64>,
     /// The LSNs that are missing.
     pub(super) lsns: Option<RangeInclusive<Lsn>>,
     /// Whether a frame follows.
@@ -115,12 +129,12 @@ impl Scan {
                 frames.bytes.resize(want, 0);
             }
             let read = match self.file.read_at(&mut frames.bytes[..want], self.offset) {
-                Err(error) if error.raw_os_error() == Some(EIO) && !careful => {
+                Err(error) if is_unreadable(&error) && !careful => {
                     careful = true;
                     want = (frame::HEADER_LEN as u64).min(left) as usize;
                     continue;
                 }
-                Err(error) if error.raw_os_error() == Some(EIO) => return Ok(Step::Damage),
+                Err(error) if is_unreadable(&error) => return Ok(Step::Damage),
                 other => other?,
             };
             let short = self.take(read, end, frames);
@@ -128,7 +142,13 @@ impl Scan {
                 return Ok(Step::Frames);
             }
             match short {
-                Some(need) if read == want && need as u64 <= left && need > want => want = need,
+                Some(need) if read == want && need as u64 <= left && need > want => {
+                    let is_checked = need > LARGEST_UNCHECKED;
+                    if is_checked && !self.is_frame(&mut frames.bytes, want, need)? {
+                        return Ok(Step::Damage);
+                    }
+                    want = need;
+                }
                 _ => return Ok(Step::Damage),
             }
         }
@@ -186,44 +206,53 @@ impl Scan {
         }
     }
 
+    /// Whether the frame of `len` bytes is good of which `bytes` hold the first `read`; they are written over.
+    fn is_frame(&self, bytes: &mut Vec<u8>, read: usize, len: usize) -> io::Result<bool> {
+        let mut check = frame::Check::begin(&bytes[..read], self.salt);
+        let most = bytes.len().max(WINDOW);
+        bytes.resize(most, 0);
+        let mut at = read;
+        while at < len {
+            let piece = &mut bytes[..most.min(len - at)];
+            let offset = self.offset + at as u64;
+            let read = match self.file.read_at(piece, offset) {
+                Err(error) if is_unreadable(&error) => self.file.read_at(piece, offset),
+                other => other,
+            };
+            match read {
+                Ok(read) if read == piece.len() => check.add(piece),
+                Ok(_) => return Ok(false),
+                Err(error) if is_unreadable(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            at += piece.len();
+        }
+        Ok(check.is_right())
+    }
+
     /// Goes on at the next good frame within the first `len` bytes of the file and below the LSN
-    /// `end`, or at the end of both. Holds the rest of the segment in memory meanwhile.
+    /// `end`, or at the end of both.
     pub(super) fn skip(&mut self, len: u64, end: Lsn) -> io::Result<Skipped> {
-        let offset = self.offset;
-        let mut bytes = self.rest(len)?;
-        let (lost, resumed) = match frame::resync(&bytes, self.salt, self.lsn..end) {
+        let file = Arc::clone(&self.file);
+        let len = len.min(file.len()?).saturating_sub(self.offset);
+        let mut extent = Extent { file, offset: self.offset, len };
+        let mut search = Search::new(&extent, self.salt, WINDOW);
+        let announced = search.announced()?;
+        let (lost, resumed) = match search.find(self.lsn..end)? {
             Some((at, header)) => {
-                bytes.truncate(at);
+                extent.len = at;
                 (self.lsn..header.first, true)
             }
             None => (self.lsn..end, false),
         };
-        self.offset += bytes.len() as u64;
+        self.offset += extent.len;
         self.lsn = lost.end;
         let lsns = (!lost.is_empty()).then(|| lost.start..=lost.end - 1);
-        Ok(Skipped { bytes, offset, lsns, resumed })
+        Ok(Skipped { extent, announced, lsns, resumed })
     }
+}
 
-    /// The rest of the file, with zeros where the disk cannot read it.
-    fn rest(&self, len: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; len.saturating_sub(self.offset) as usize];
-        match self.file.read_at(&mut bytes, self.offset) {
-            Err(error) if error.raw_os_error() == Some(EIO) => {}
-            other => {
-                bytes.truncate(other?);
-                return Ok(bytes);
-            }
-        }
-        let mut offset = self.offset;
-        for part in bytes.chunks_mut(UNREADABLE) {
-            match self.file.read_at(part, offset) {
-                Err(error) if error.raw_os_error() == Some(EIO) => part.fill(0),
-                other => {
-                    other?;
-                }
-            }
-            offset += part.len() as u64;
-        }
-        Ok(bytes)
-    }
+/// Whether a disk could not read a sector.
+fn is_unreadable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(EIO)
 }

@@ -202,11 +202,11 @@ impl Shared {
     /// A reader passed over damage: keeps a copy of it, and enters what is lost.
     pub(super) fn damaged(&self, segment: &Segment, skipped: &Skipped) {
         // Of a file that was cut short there are no bytes to keep.
-        let new = skipped.bytes.is_empty()
-            || self.quarantine.keep(&segment.path, skipped.offset, &skipped.bytes);
+        let damaged = &skipped.extent;
+        let new = damaged.len == 0 || self.quarantine.keep(&segment.path, damaged);
         match &skipped.lsns {
             Some(lsns) => self.lost(lsns.clone(), Reason::Damaged),
-            None if new => self.control_lost(segment, skipped.offset),
+            None if new => self.control_lost(segment, damaged.offset),
             None => {}
         }
     }

@@ -10,6 +10,7 @@ mod lanes;
 mod model;
 mod on_sled;
 mod owed;
+mod pieces;
 mod races;
 mod regress;
 mod retried;

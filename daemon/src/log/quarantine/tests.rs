@@ -1,10 +1,19 @@
 use super::*;
+use crate::log::scan::memory::Memory;
 use crate::log::storage::sim::Sim;
 
 const LOG: &str = "/log";
 
 fn quarantine(sim: &Sim, blocks: u64) -> Quarantine {
     Quarantine::new(Arc::new(sim.clone()), Path::new(LOG), blocks * BLOCK)
+}
+
+/// Bytes at this place of a segment.
+fn damaged(offset: u64) -> Extent {
+    let bytes = [vec![0; offset as usize], b"damaged".to_vec()].concat();
+    let mut extent = Memory { bytes, ..Memory::default() }.extent();
+    (extent.offset, extent.len) = (offset, 7);
+    extent
 }
 
 fn names(sim: &Sim) -> Vec<String> {
@@ -18,16 +27,17 @@ fn the_oldest_make_room_and_are_counted_also_after_a_restart() {
     let segment = Path::new("/log/a.seg");
     let quarantine = quarantine(&sim, 3);
     for offset in 0..4 {
-        assert!(quarantine.keep(segment, offset, b"damaged"));
-        assert!(!quarantine.keep(segment, offset, b"damaged"), "the same place");
+        assert!(quarantine.keep(segment, &damaged(offset)));
+        assert!(!quarantine.keep(segment, &damaged(offset)), "the same place");
     }
-    assert!(!quarantine.keep(segment, 0, b"damaged"), "it is known, though its copy is gone");
+    assert!(!quarantine.keep(segment, &damaged(0)), "it is known, though its copy is gone");
     assert_eq!(names(&sim), ["00000002-a.seg.at-1", "00000003-a.seg.at-2", "00000004-a.seg.at-3"]);
     assert_eq!((quarantine.bytes(), quarantine.dropped()), (3 * BLOCK, 1));
+    assert_eq!(sim.content(Path::new("/log/quarantine/00000004-a.seg.at-3")), b"damaged");
 
     sim.set_content(&Path::new(LOG).join("foreign"), &[7; 5000]);
     let quarantine = super::tests::quarantine(&sim, 3);
-    assert!(!quarantine.keep(segment, 3, b"damaged"));
+    assert!(!quarantine.keep(segment, &damaged(3)));
     let to = quarantine.set_aside("foreign", "not ours").unwrap();
     assert_eq!(to, Path::new("/log/quarantine/00000005-foreign"));
     assert_eq!(names(&sim), ["00000004-a.seg.at-3", "00000005-foreign"]);
@@ -44,7 +54,7 @@ fn what_is_larger_than_the_bound_stays_where_it_is() {
     sim.create_dir_all(Path::new(LOG)).unwrap();
     sim.set_content(&Path::new(LOG).join("large"), &[7; 5000]);
     let quarantine = quarantine(&sim, 1);
-    assert!(quarantine.keep(Path::new("/log/a.seg"), 7, b"damaged"));
+    assert!(quarantine.keep(Path::new("/log/a.seg"), &damaged(7)));
     assert_eq!(quarantine.set_aside("large", "not ours"), None);
     assert_eq!(sim.content(&Path::new(LOG).join("large")), [7; 5000]);
     assert_eq!(names(&sim), ["00000001-a.seg.at-7"], "nothing made room in vain");

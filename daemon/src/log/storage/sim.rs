@@ -129,6 +129,11 @@ impl Sim {
         disk.capacity = disk.used().saturating_add(bytes);
     }
 
+    /// Bytes of the largest read and of the largest write since this was asked last.
+    pub(crate) fn largest(&self) -> (usize, usize) {
+        std::mem::take(&mut self.disk().largest)
+    }
+
     /// All files.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let disk = self.disk();

@@ -133,9 +133,9 @@ fn walk(
             Step::Damage => {
                 let skipped = scan.skip(len, end)?;
                 // A file that ends before its last frame has no bytes there.
-                let bytes = if skipped.resumed { scan.offset } else { len } - skipped.offset;
-                let lsns = skipped.lsns;
-                let damage = Damage { offset: skipped.offset, bytes, lsns };
+                let offset = skipped.extent.offset;
+                let bytes = if skipped.resumed { scan.offset } else { len } - offset;
+                let damage = Damage { offset, bytes, lsns: skipped.lsns };
                 if visit(Walked::Damage(damage)).is_break() || !skipped.resumed {
                     return Ok(());
                 }

@@ -36,6 +36,8 @@ pub(super) struct Disk {
     pub(super) failing: Option<Call>,
     /// Changes until the power goes.
     pub(super) fuse: Option<u32>,
+    /// Bytes of the largest read, and of the largest write.
+    pub(super) largest: (usize, usize),
     /// What a removed file left on the disk.
     junk: Arc<Vec<u8>>,
     pub(super) watcher: Watch,
@@ -191,6 +193,7 @@ impl Disk {
             call: None,
             failing: None,
             fuse: None,
+            largest: (0, 0),
             junk: Arc::default(),
             watcher: Watch::default(),
         }

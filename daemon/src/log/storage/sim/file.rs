@@ -46,6 +46,7 @@ impl Drop for SimFile {
 impl File for SimFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let disk = &mut *self.change(Call::Write)?;
+        disk.largest.1 = disk.largest.1.max(bytes.len());
         let dark = disk.burn();
         let free = disk.capacity.saturating_sub(disk.used());
         let offset = offset as usize;
@@ -79,6 +80,7 @@ impl File for SimFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut disk = self.disk()?;
+        disk.largest.0 = disk.largest.0.max(buffer.len());
         let end = offset + buffer.len() as u64;
         let unreadable = disk.inodes[self.inode].unreadable.as_ref();
         let bad = unreadable.is_some_and(|bad| offset < bad.end && end > bad.start);
