@@ -140,7 +140,16 @@ fn damage_is_found_whether_or_not_the_gateway_runs() {
     let shown = run(&gateway, &["log", "inspect"]);
     assert!(shown.contains(&format!("by process {pid}")), "{shown}");
     assert!(shown.contains("300, LSN 1 to 300"), "{shown}");
-    assert_eq!(shown.matches(".seg").count(), segments(&gateway).len());
+    let files = segments(&gateway);
+    assert_eq!(shown.matches(".seg").count(), files.len());
+    // What a full one has and what its file keeps unused is all of its file.
+    for path in &files[..files.len() - 1] {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let row: Vec<&str> = shown[shown.find(name).unwrap()..].split_whitespace().collect();
+        let sum = row[1].parse::<u64>().unwrap() + row[2].parse::<u64>().unwrap();
+        assert_eq!(sum, fs::metadata(path).unwrap().len(), "{shown}");
+    }
+    assert!(shown.contains(" of that unused\n"), "{shown}");
     let frames = run(&gateway, &["log", "inspect", "--frames"]);
     assert_eq!(frames.matches("\n  at ").count(), 300);
     let verified = run(&gateway, &["log", "verify"]);

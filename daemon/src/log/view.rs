@@ -13,7 +13,7 @@ use tidegate_event::{Epoch, Lsn};
 
 use super::claim::open_ledger;
 use super::lane::{Lanes, Names};
-use super::quarantine::Quarantine;
+use super::quarantine::{self, Quarantine};
 use super::recovery::{Place, Recovered};
 use super::segment::Segment;
 use super::shared::Shared;
@@ -48,8 +48,10 @@ pub struct SegmentInfo {
     pub path: PathBuf,
     /// Attempts to create a segment, up to this one.
     pub sequence: u64,
-    /// Its bytes that count.
+    /// Bytes up to the end of its last frame.
     pub bytes: u64,
+    /// What its file keeps behind that, once it is full; it counts as used.
+    pub unused: u64,
     /// Its LSNs; empty where it holds control records at most.
     pub lsns: std::ops::Range<Lsn>,
 }
@@ -75,7 +77,8 @@ impl View {
 
     fn look(options: Options, lock: Option<Arc<dyn File>>) -> Result<Self, OpenError> {
         let databases = lock.is_some().then(Databases::to_look);
-        let overlay = Overlay::over(databases.clone());
+        let aside = options.dir.join(quarantine::DIR);
+        let overlay = Overlay::over(databases.clone()).unread(aside);
         let storage: Arc<dyn Storage> = Arc::new(overlay.clone());
         let quarantine =
             Quarantine::new(Arc::clone(&storage), &options.dir, options.max_quarantine);
@@ -147,7 +150,7 @@ impl View {
 
     /// What it has set aside: names and bytes.
     pub fn set_aside(&self) -> io::Result<Vec<(PathBuf, u64)>> {
-        let dir = self.shared.dir.join(super::quarantine::DIR);
+        let dir = self.shared.dir.join(quarantine::DIR);
         let names = match self.shared.storage.list(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other?,
@@ -231,6 +234,7 @@ fn info(segment: &Segment) -> SegmentInfo {
         path: segment.path.clone(),
         sequence: segment.header.sequence,
         bytes: segment.len(),
+        unused: segment.taken() - segment.len(),
         lsns: segment.header.first..segment.end(),
     }
 }

@@ -15,6 +15,11 @@ const GROUPS: [usize; 4] = [1, 16, 128, 1024];
 /// A round ends before its time where it wrote this many bytes of events.
 const LARGEST: u64 = 1 << 30;
 
+/// What is measured: bytes of an event, and events of a group.
+pub(crate) fn all() -> impl Iterator<Item = (usize, usize)> {
+    SIZES.into_iter().flat_map(|size| GROUPS.map(|group| (size, group)))
+}
+
 /// Where the files lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {

@@ -49,9 +49,15 @@ fn write(view: &View, dir: &Path, frames: bool, report: &mut String) -> io::Resu
     line("log", format_args!("{}", dir.display()));
     line("in use", format_args!("{in_use}"));
     line("epoch", format_args!("{}", view.epoch()));
+    let unused = segments.iter().map(|segment| segment.unused).sum();
     line(
         "segments",
-        format_args!("{}, {}", count(segments.len() as u64, "file"), size(usage.bytes)),
+        format_args!(
+            "{}, {}, {} of that unused",
+            count(segments.len() as u64, "file"),
+            size(usage.bytes),
+            size(unused)
+        ),
     );
     match events {
         0 => line("events", format_args!("none; the next one is LSN {}", usage.last + 1)),
@@ -83,7 +89,8 @@ fn write(view: &View, dir: &Path, frames: bool, report: &mut String) -> io::Resu
     Ok(())
 }
 
-/// A line a segment, and a line a frame.
+/// A line a segment, and a line a frame. What a segment takes of `log.max-size` is its bytes up to the end of
+/// its last frame, and what its file keeps unused behind that.
 fn table(
     view: &View,
     segments: &[SegmentInfo],
@@ -92,8 +99,8 @@ fn table(
 ) -> io::Result<()> {
     let _ = writeln!(
         report,
-        "\n{:33} {:>10} {:>10} {:>10}  first received",
-        "segment", "bytes", "first LSN", "events"
+        "\n{:33} {:>10} {:>10} {:>10} {:>10}  first received",
+        "segment", "bytes", "unused", "first LSN", "events"
     );
     for (index, segment) in segments.iter().enumerate() {
         let mut first = None;
@@ -121,8 +128,8 @@ fn table(
         let first = first.map(lookup::time).unwrap_or_default();
         let _ = writeln!(
             report,
-            "{name:33} {:>10} {:>10} {events:>10}  {first}",
-            segment.bytes, segment.lsns.start
+            "{name:33} {:>10} {:>10} {:>10} {events:>10}  {first}",
+            segment.bytes, segment.unused, segment.lsns.start
         );
         report.push_str(&lines);
     }
@@ -144,7 +151,7 @@ fn frame(walked: &Walked, lines: &mut String) {
             };
             writeln!(
                 lines,
-                "  at {:>28} {:>10} {:>10} {:>10}  {received}{control}{compression}",
+                "  at {:>28} {:>10} {:>21} {:>10}  {received}{control}{compression}",
                 frame.offset, frame.bytes, frame.first, frame.events
             )
         }

@@ -1,6 +1,9 @@
 //! A disk that is looked at and not touched: what is written stays in memory, and is noted. So the
 //! code that puts a log in order says what it would do, by doing it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -50,6 +53,8 @@ pub enum Change {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Overlay {
     databases: Option<Databases>,
+    /// Where nobody reads what is written.
+    unread: Option<PathBuf>,
     state: Arc<Mutex<State>>,
 }
 
@@ -63,7 +68,7 @@ struct State {
 }
 
 /// A file that was changed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Content {
     /// The file on disk beneath,
     under: Option<Arc<dyn File>>,
@@ -72,12 +77,19 @@ struct Content {
     len: u64,
     /// In order: the later ones cover the earlier.
     writes: Vec<(u64, Vec<u8>)>,
+    /// Whether they are not kept.
+    is_unread: bool,
 }
 
 impl Overlay {
     /// Over a log with segments in databases, where there are some.
     pub(crate) fn over(databases: Option<Databases>) -> Self {
-        Self { databases, state: Arc::default() }
+        Self { databases, ..Self::default() }
+    }
+
+    /// The same, but of files that are created in `dir` only the length is kept.
+    pub(crate) fn unread(self, dir: PathBuf) -> Self {
+        Self { unread: Some(dir), ..self }
     }
 
     /// What would have been done so far, in order.
@@ -112,10 +124,25 @@ impl State {
         if !self.files.contains_key(path) {
             let under = under()?;
             let len = under.len()?;
-            let content = Content { under: Some(under), shown: len, len, writes: Vec::new() };
+            let content = Content { under: Some(under), shown: len, len, ..Content::default() };
             self.files.insert(path.into(), Some(content));
         }
         self.files.get_mut(path).and_then(Option::as_mut).ok_or_else(missing)
+    }
+
+    /// One write, or one more piece of the last.
+    fn note_written(&mut self, path: &Path, offset: u64, more: usize) {
+        match self.changes.last_mut() {
+            Some(Change::Written { path: last, offset: begin, bytes })
+                if last == path && *begin + *bytes as u64 == offset =>
+            {
+                *bytes += more;
+            }
+            _ => {
+                let path = path.into();
+                self.changes.push(Change::Written { path, offset, bytes: more });
+            }
+        }
     }
 
     fn exists(&self, path: &Path) -> bool {
@@ -193,7 +220,8 @@ impl Storage for Overlay {
         if state.exists(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let content = Content { under: None, shown: 0, len: 0, writes: Vec::new() };
+        let is_unread = self.unread.is_some() && path.parent() == self.unread.as_deref();
+        let content = Content { is_unread, ..Content::default() };
         state.files.insert(path.into(), Some(content));
         state.changes.push(Change::Created(path.into()));
         drop(state);
@@ -259,9 +287,10 @@ impl File for Opened {
         let mut state = self.overlay.state();
         let content = state.content(&self.path, || self.under().cloned())?;
         content.len = content.len.max(offset + bytes.len() as u64);
-        content.writes.push((offset, bytes.to_vec()));
-        let (path, bytes) = (self.path.clone(), bytes.len());
-        state.changes.push(Change::Written { path, offset, bytes });
+        if !content.is_unread {
+            content.writes.push((offset, bytes.to_vec()));
+        }
+        state.note_written(&self.path, offset, bytes.len());
         Ok(())
     }
 
@@ -292,65 +321,5 @@ impl File for Opened {
         state.content(&self.path, || self.under().cloned())?.truncate(len);
         state.changes.push(Change::Cut { path: self.path.clone(), from, to: len });
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(file: &dyn File) -> Vec<u8> {
-        let mut bytes = vec![0; 64];
-        let read = file.read_at(&mut bytes, 0).unwrap();
-        assert_eq!(read as u64, file.len().unwrap());
-        bytes.truncate(read);
-        bytes
-    }
-
-    #[test]
-    fn what_is_done_shows_here_and_not_on_disk() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        for name in ["kept", "cut", "moved", "gone"] {
-            fs::write(path(name), b"0123456789").unwrap();
-        }
-        let overlay = Overlay::default();
-        let cut = overlay.open(&path("cut")).unwrap();
-        cut.write_at(b"45", 4).unwrap();
-        assert_eq!(overlay.changes(), [], "the same bytes are no change");
-        cut.write_at(b"xyz", 8).unwrap();
-        assert_eq!(read(&*cut), b"01234567xyz");
-        cut.truncate(9).unwrap();
-        cut.truncate(11).unwrap();
-        assert_eq!(read(&*cut), b"01234567x\0\0");
-        overlay.create_dir(&path("aside")).unwrap();
-        overlay.rename(&path("moved"), &path("aside/moved")).unwrap();
-        assert_eq!(read(&*overlay.open(&path("aside/moved")).unwrap()), b"0123456789");
-        overlay.unlink(&path("gone")).unwrap();
-        overlay.create(&path("new")).unwrap().write_at(b"new", 0).unwrap();
-        assert_eq!(read(&*overlay.open(&path("new")).unwrap()), b"new");
-
-        let mut names = overlay.list(dir.path()).unwrap();
-        names.sort();
-        assert_eq!(names, ["cut", "kept", "new"]);
-        assert_eq!(overlay.list(&path("aside")).unwrap(), ["moved"]);
-        for gone in ["moved", "gone", "never"] {
-            let error = overlay.open(&path(gone)).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{gone}");
-        }
-        assert!(overlay.create(&path("kept")).is_err());
-
-        let mut names = FileSystem.list(dir.path()).unwrap();
-        names.sort();
-        assert_eq!(names, ["cut", "gone", "kept", "moved"]);
-        assert_eq!(fs::read(path("cut")).unwrap(), b"0123456789");
-        let changes = overlay.changes();
-        assert_eq!(changes[0], Change::Written { path: path("cut"), offset: 8, bytes: 3 });
-        assert_eq!(changes[1], Change::Cut { path: path("cut"), from: 11, to: 9 });
-        assert_eq!(
-            changes.last().unwrap().clone(),
-            Change::Written { path: path("new"), offset: 0, bytes: 3 }
-        );
-        assert_eq!(changes.len(), 7);
     }
 }

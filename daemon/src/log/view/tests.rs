@@ -224,3 +224,27 @@ async fn a_time_leads_to_the_segment_that_holds_it() {
     assert_eq!(view.since(0).unwrap(), 1);
     assert_eq!(view.until(0).unwrap(), 1);
 }
+
+#[tokio::test]
+async fn what_the_segments_take_adds_up_to_what_the_log_uses() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = create(dir.path());
+    append(&log, 1..=300).await;
+    let check = |usage: Usage| {
+        let view = look(dir.path());
+        let segments = view.segments();
+        let (newest, full) = segments.split_last().unwrap();
+        assert_eq!((full.len(), newest.unused), (3, 0), "{segments:?}");
+        for segment in full {
+            let file = fs::metadata(&segment.path).unwrap().len();
+            assert_eq!(segment.bytes + segment.unused, file);
+        }
+        assert!(full.iter().all(|segment| segment.unused > 0), "{segments:?}");
+        let all: u64 = segments.iter().map(|segment| segment.bytes + segment.unused).sum();
+        assert_eq!((all, view.usage().bytes), (usage.bytes, usage.bytes));
+    };
+    let usage = log.usage();
+    check(usage);
+    log.close().await;
+    check(usage);
+}
