@@ -89,7 +89,9 @@ fn parts(dir: &Path) -> BTreeMap<String, u64> {
             let of = below.file_name().to_string_lossy().into_owned();
             let bytes = disk_usage(&below.path());
             match of.rsplit_once('.') {
-                Some((_, kind @ ("seg" | "spare" | "sled"))) => add(format!("{name}/*.{kind}"), bytes),
+                Some((_, kind @ ("seg" | "spare" | "sled"))) => {
+                    add(format!("{name}/*.{kind}"), bytes)
+                }
                 _ => add(format!("{name}/{of}"), bytes),
             }
         }

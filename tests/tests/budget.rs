@@ -41,9 +41,8 @@ impl Churn {
         let stop = Arc::<AtomicBool>::default();
         let stopped = Arc::clone(&stop);
         // Without an answer the gateway is gone.
-        let thread = thread::spawn(move || {
-            while !stopped.load(Ordering::SeqCst) && step().is_some() {}
-        });
+        let thread =
+            thread::spawn(move || while !stopped.load(Ordering::SeqCst) && step().is_some() {});
         Self { stop, thread }
     }
 

@@ -235,10 +235,11 @@ impl Lanes {
         Ok(())
     }
 
-    /// The same, with no more in any lane than a quarter of what it may hold.
+    /// The same, with no more in any lane than a quarter of what it may hold where other files take nothing: what
+    /// they leave for now may be less than a block, and who waits for less than he needs is refused again at once.
     pub(super) fn capped(&self, parts: &InLanes) -> InLanes {
         let cap = |part: &InLane| {
-            let most = self.limit(self.known(part.lane)) / 4;
+            let most = self.limit_of(self.known(part.lane), self.max_size) / 4;
             InLane { bytes: part.bytes.min(most), ..*part }
         };
         parts.iter().map(cap).collect()
@@ -252,16 +253,21 @@ impl Lanes {
                 _ => MAX_RESERVE,
             };
             let reserve = reserve.min(self.limit(known) / RESERVE_PART);
-            let is_full = self.room(known, total, self.max_size()) < reserve;
+            let is_full = self.room(known, total, self.max_size()) < reserve.max(1);
             known.full.store(is_full, Ordering::Release);
         }
     }
 
     /// How many bytes a lane may take.
     fn limit(&self, known: &Known) -> u64 {
+        self.limit_of(known, self.budget())
+    }
+
+    /// The same, where all of them may take so many.
+    fn limit_of(&self, known: &Known, all: u64) -> u64 {
         let others = self.lanes.iter().filter(|other| other.lane != known.lane);
         let reserved: u64 = others.filter_map(|other| other.options.max_size).sum();
-        known.options.max_size.unwrap_or_else(|| self.budget().saturating_sub(reserved))
+        known.options.max_size.unwrap_or_else(|| all.saturating_sub(reserved))
     }
 
     /// How many more, where the whole log takes `total` of `max_size`.

@@ -386,6 +386,8 @@ impl Queue {
             tokio::pin!(changed);
             changed.as_mut().enable();
             if self.lock().fits(&need, on_disk(), &self.bounds, lanes).is_ok() {
+                // Who is refused all the same is not to keep others from making room.
+                tokio::task::coop::consume_budget().await;
                 return;
             }
             changed.await;

@@ -147,3 +147,23 @@ fn what_is_gone_fits_whatever_the_lane_holds() {
         InLanes::from_iter([InLane { lane: Lane(2), events: 0, gone: 1, bytes: 5, newest: 0 }]);
     assert_eq!(lanes.fits(&gone, 305), Ok(()));
 }
+
+#[test]
+fn who_waits_waits_for_all_of_a_block_while_other_files_leave_less() {
+    let lanes = lanes(WhenFull::Reject);
+    let block = part(0, 120);
+    assert_eq!(lanes.capped(&block), block);
+    // A quarter of what is left for lane 0 would be 15 bytes.
+    lanes.set_room(440, u64::MAX);
+    assert_eq!(lanes.capped(&block), block);
+    assert_eq!(lanes.fits(&block, 120), Err(NoRoom::Refused));
+    assert_eq!(lanes.capped(&part(0, 300)), part(0, 125), "it may never fit");
+}
+
+#[test]
+fn a_lane_for_which_nothing_is_left_is_full() {
+    let lanes = lanes(WhenFull::Reject);
+    lanes.set_room(MAX, u64::MAX);
+    lanes.note(0);
+    assert_eq!(lanes.admission(Lane(0)), Admission::Refuses);
+}
