@@ -10,8 +10,10 @@ use crate::value::ByteSize;
 const STATE_PART: u64 = 16;
 /// or so much, if that is less; what it takes beyond that is taken off the log when it does.
 const STATE: ByteSize = ByteSize::mib(64);
-/// Retained messages may take this part of it: in the state they take up to nine times their bytes.
+/// Retained messages may take this part of it: in the state they take up to nine times their bytes;
 const RETAINED_PART: u64 = 64;
+/// and no more than this part, whatever is said.
+const MOST_RETAINED_PART: u64 = 16;
 /// The log is to have this part of `max-size`,
 const LOG_PART: u64 = 4;
 /// and so many segments.
@@ -111,6 +113,19 @@ impl Budget {
         paths.extend(entries.last().map(|entry| vec![entry.as_str(), "name"]));
         let paths: Vec<&[&str]> = paths.iter().map(Vec::as_slice).collect();
         top.refuse_path(&paths, Unfit::because(why).so(so));
+    }
+}
+
+impl Budget {
+    /// Refuses what could leave the log nothing, and no event could take back.
+    pub(crate) fn check_retained(&self, top: &Section<'_>, retained: Option<ByteSize>) {
+        let most = ByteSize(self.max_size.0 / MOST_RETAINED_PART);
+        if retained.is_some_and(|retained| retained > most) {
+            let whole = self.max_size;
+            let why = format!("may be more than half of log.max-size ({whole}) on disk");
+            let unfit = Unfit::because(why).so(format!("expected {most} at most"));
+            top.refuse_path(&[&["limits", "max-retained-size"]], unfit);
+        }
     }
 }
 

@@ -73,13 +73,15 @@ pub struct Limits {
     pub max_session_expiry: Span,
     /// Bytes of the log that are kept for sessions, and for those that share a subscription, that have
     /// not read them, and no more than a quarter of a `[[lane]]` that refuses or drops new events when
-    /// it is full; what is older goes when every sink has it, and what is missed by that is counted. At most 64 TiB; default: a quarter of `log.max-size`.
+    /// it is full, nor than half of what the log has of `log.max-size`; what is older goes when every sink
+    /// has it, and what is missed by that is counted. At most 64 TiB; default: a quarter of `log.max-size`.
     pub max_session_backlog: Option<ByteSize>,
     /// Retained messages, which may take a quarter of `max-memory`; one more is stored as an event but
     /// not retained, and counted. 0 to 10,000,000; default 10,000.
     pub max_retained: usize,
     /// Bytes of them, and what then happens is the same. They take up to nine times that on disk: in the
-    /// state, which is written anew in pieces, and in its checkpoints. At most 64 GiB; default: a 64th of `log.max-size`.
+    /// state, which is written anew in pieces, and in its checkpoints. At most a
+    /// sixteenth of `log.max-size`; default: a 64th of it.
     pub max_retained_size: Option<ByteSize>,
     /// Devices whose alert of one `[[alert]]` is pending or raised; what others send is not watched for
     /// them, and counted. 1 to 1,000,000; default 10,000.
@@ -217,8 +219,7 @@ impl Limits {
             max_session_backlog: section
                 .get_bounded("max-session-backlog", ByteSize(0)..=ByteSize::gib(64 << 10)),
             max_retained: section.bounded("max-retained", default.max_retained, 0..=10_000_000),
-            max_retained_size: section
-                .get_bounded("max-retained-size", ByteSize(0)..=ByteSize::gib(64)),
+            max_retained_size: section.get("max-retained-size"),
             max_alert_devices: section.bounded(
                 "max-alert-devices",
                 default.max_alert_devices,

@@ -12,10 +12,11 @@ const LEAST: ByteSize = ByteSize::mib(4);
 pub struct Log {
     /// What new segments are kept in. Default `"log"`.
     pub engine: LogEngine,
-    /// Bytes on disk of everything that the gateway keeps. Dead letters, what was set aside, ledger, ballast
-    /// and two segments and a quarter have their bounds set aside of it, and state a sixteenth (64 MiB at most), or what it
-    /// takes if that is more; the log has the rest, which is to be a quarter and four segments at least. `[[lane]]`
-    /// says how lanes share that, and what happens when it is used up. 4 MiB to 64 TiB; default 1 GiB.
+    /// Bytes on disk of everything that the gateway keeps. Dead letters, quarantine, ledger, ballast and two
+    /// segments and a quarter have their bounds set aside of it, and state a sixteenth (64 MiB at most), or
+    /// what it takes if that is more; the log has the rest ([`crate::Budget`]), which is to be a quarter and
+    /// four segments at least. `[[lane]]` says how lanes share that, and what happens when it is used up.
+    /// 4 MiB to 64 TiB; default 1 GiB.
     pub max_size: ByteSize,
     /// Bytes of one segment file. 64 KiB to 64 MiB; default 8 MiB, or a sixteenth of `max-size` if that is
     /// less.

@@ -132,7 +132,9 @@ impl Config {
         let (log, limits) = (&self.log, &self.limits);
         let (segment, commit) = (log.segment_size, log.commit.max_bytes);
         let packet = limits.max_packet_size;
-        self.budget().check(top, self.sinks.len());
+        let budget = self.budget();
+        budget.check(top, self.sinks.len());
+        budget.check_retained(top, limits.max_retained_size);
         if segment.0 / 4 < commit.0 {
             let why = format!("leaves a segment ({segment}) too small for 4 commits of {commit}");
             let so = "expected a segment-size of at least 4 × commit.max-bytes";

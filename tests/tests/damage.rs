@@ -2,7 +2,6 @@
 //! upstream what is left, and what is not left stands in the loss ledger.
 
 use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 

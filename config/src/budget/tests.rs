@@ -126,3 +126,13 @@ fn the_quotas_of_lanes_are_three_quarters_of_what_is_left_at_most() {
     let refused = lane("33MiB").unwrap_err();
     assert!(refused.contains("expected 36MiB at most"), "{refused}");
 }
+
+#[test]
+fn retained_messages_leave_the_log_its_room() {
+    let with =
+        |size: &str| read(&format!("log.max-size = '64MiB'\nlimits.max-retained-size = '{size}'"));
+    assert_eq!(with("4MiB").unwrap().limits.max_retained_size, Some(ByteSize::mib(4)));
+    let refused = with("4097KiB").unwrap_err();
+    assert!(refused.contains("limits.max-retained-size = '4097KiB' may be more"), "{refused}");
+    assert!(refused.contains("expected 4MiB at most"), "{refused}");
+}
