@@ -77,7 +77,8 @@ fn ledger(gateway: &Gateway) -> Vec<Entry> {
         let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
         Entry { reason: bytes[5], first: number(8), last: number(16), count: number(24) }
     };
-    bytes.chunks_exact(48).map(entry).collect()
+    // What is allocated ahead is zeros.
+    bytes.chunks_exact(48).take_while(|bytes| bytes[..4] != [0; 4]).map(entry).collect()
 }
 
 /// The numbers in the log of what is upstream.
