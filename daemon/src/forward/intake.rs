@@ -307,7 +307,13 @@ impl Intake {
         let to = to.min(self.span.to.unwrap_or(Lsn::MAX));
         // Of unreadable events nobody knows the lanes: one range counts for all that are open there.
         if to > self.next && self.span.lanes.contains(Lane(0)) {
-            filled.lose(reason, None, self.next..=to - 1, self.count(self.next, to));
+            let mut gone = self.count(self.next, to);
+            for lsns in self.reader.not_gone(&(self.next..=to - 1)) {
+                let lost = self.count(*lsns.start(), lsns.end() + 1);
+                gone = gone.saturating_sub(lost);
+                filled.lose(reason, None, lsns, lost);
+            }
+            filled.gone += gone;
         }
         self.next = self.next.max(to);
     }

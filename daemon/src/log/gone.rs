@@ -118,4 +118,10 @@ impl Reader {
         let shared = self.shared();
         shared.gone.covers(lane, lsns) || shared.ledger.knows_gone(lane, lsns)
     }
+
+    /// What of these LSNs, none of which is in the log any more, the ledger does not say that it was dropped,
+    /// thinned out or has expired, in whatever lane.
+    pub fn not_gone(&self, lsns: &RangeInclusive<Lsn>) -> Vec<RangeInclusive<Lsn>> {
+        self.shared().ledger.not_gone(lsns)
+    }
 }

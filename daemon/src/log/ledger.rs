@@ -160,6 +160,22 @@ impl Ledger {
         }
     }
 
+    /// The same, of runs of which nobody knows the lanes, as they are not there any more: but for what stands
+    /// in the ledger already, whatever the lane.
+    pub(super) fn record_gone(
+        &self,
+        lane: Lane,
+        runs: &[RangeInclusive<Lsn>],
+        reason: Reason,
+    ) -> bool {
+        let left = {
+            let state = self.lock();
+            let left = |run| loss::unaccounted(state.entries.iter(), run);
+            runs.iter().flat_map(left).collect::<Vec<_>>()
+        };
+        self.record_runs(lane, &left, reason)
+    }
+
     fn enter(&self, state: &mut State, loss: Loss) -> bool {
         if !state.entries.iter().any(|entry| entry.covers(&loss)) {
             warn!(
@@ -288,10 +304,7 @@ impl Ledger {
     /// Whether entries say that these events of a lane were dropped, thinned out or have expired.
     pub(super) fn knows_gone(&self, lane: Lane, lsns: &RangeInclusive<Lsn>) -> bool {
         let state = self.lock();
-        let on_purpose = |loss: &&Loss| {
-            let purpose = [Reason::Dropped, Reason::Expired, Reason::Thinned];
-            loss.lane == lane && purpose.contains(&loss.reason)
-        };
+        let on_purpose = |loss: &&Loss| loss.lane == lane && loss.reason.is_purpose();
         let mut next = *lsns.start();
         loop {
             let goes_on = |loss: &&Loss| loss.lsns.contains(&next);
@@ -303,6 +316,12 @@ impl Ledger {
                 return true;
             }
         }
+    }
+
+    /// What of these LSNs entries do not say that it was dropped, thinned out or has expired, in whatever lane.
+    pub(super) fn not_gone(&self, lsns: &RangeInclusive<Lsn>) -> Vec<RangeInclusive<Lsn>> {
+        let state = self.lock();
+        loss::unaccounted(state.entries.iter().filter(|loss| loss.reason.is_purpose()), lsns)
     }
 
     /// Whether one entry says of these LSNs that events of the lane among them were dropped.

@@ -120,7 +120,11 @@ impl Reader {
     /// caller cannot make sense of, or does not hand on: of `lane`, or of nobody knows which. Those that do
     /// not stand there are one entry. Waits for the disk.
     pub fn enter_runs(&self, lane: Option<Lane>, runs: &[RangeInclusive<Lsn>], reason: Reason) {
-        self.shared.ledger.record_runs(lane.unwrap_or(self.shared.lane), runs, reason);
+        let ledger = &self.shared.ledger;
+        match lane {
+            Some(lane) => ledger.record_runs(lane, runs, reason),
+            None => ledger.record_gone(self.shared.lane, runs, reason),
+        };
     }
 
     pub(super) fn shared(&self) -> &Shared {

@@ -31,6 +31,11 @@ impl Reason {
     pub const ALL: [Self; 6] =
         [Self::Damaged, Self::Missing, Self::Released, Self::Expired, Self::Dropped, Self::Thinned];
 
+    /// Whether the config asked for it.
+    pub(super) fn is_purpose(self) -> bool {
+        matches!(self, Self::Expired | Self::Dropped | Self::Thinned)
+    }
+
     /// One word.
     pub fn label(self) -> &'static str {
         match self {
@@ -62,8 +67,7 @@ pub struct Loss {
 impl Loss {
     /// A loss that is noticed now.
     pub fn now(lane: Lane, lsns: RangeInclusive<Lsn>, reason: Reason) -> Self {
-        let count = lsns.end().saturating_sub(*lsns.start()).saturating_add(1);
-        Self { lane, lsns, count, reason, unix_micros: crate::clock::unix_micros() }
+        Self { lane, count: len(&lsns), lsns, reason, unix_micros: crate::clock::unix_micros() }
     }
 
     pub(super) fn encode(&self) -> [u8; ENTRY_LEN] {
@@ -97,9 +101,9 @@ impl Loss {
 
     pub(super) fn covers(&self, other: &Self) -> bool {
         // Of a range that is lost in part only, nobody knows which part.
-        let is_whole = self.count == self.len() || self.reason == other.reason;
+        let is_meant = self.is_whole() || self.reason == other.reason;
         self.lane == other.lane
-            && is_whole
+            && is_meant
             && self.count >= other.count
             && self.lsns.start() <= other.lsns.start()
             && self.lsns.end() >= other.lsns.end()
@@ -107,7 +111,12 @@ impl Loss {
 
     /// How many LSNs the range has.
     fn len(&self) -> u64 {
-        self.lsns.end().saturating_sub(*self.lsns.start()).saturating_add(1)
+        len(&self.lsns)
+    }
+
+    /// Whether all LSNs of the range are lost.
+    fn is_whole(&self) -> bool {
+        self.count == self.len()
     }
 
     /// Both in one entry: from the first LSN of the one to the last of the other. As many events are
@@ -126,6 +135,51 @@ impl Loss {
     fn is_like(&self, other: &Self) -> bool {
         (self.lane, self.reason) == (other.lane, other.reason)
     }
+}
+
+fn len(lsns: &RangeInclusive<Lsn>) -> u64 {
+    lsns.end().saturating_sub(*lsns.start()).saturating_add(1)
+}
+
+/// What of a run of LSNs no entry accounts for, whatever their lanes are. Of ranges that are lost in part nobody
+/// knows which: they account for what others leave if, within it, they are as many.
+pub(super) fn unaccounted<'a>(
+    entries: impl Iterator<Item = &'a Loss>,
+    run: &RangeInclusive<Lsn>,
+) -> Vec<RangeInclusive<Lsn>> {
+    let touches = |loss: &&Loss| loss.lsns.end() >= run.start() && loss.lsns.start() <= run.end();
+    let near: Vec<&Loss> = entries.filter(touches).collect();
+    let mut whole: Vec<&Loss> = near.iter().copied().filter(|loss| loss.is_whole()).collect();
+    whole.sort_by_key(|loss| *loss.lsns.start());
+    let (mut left, mut next) = (Vec::new(), *run.start());
+    for loss in whole {
+        if *loss.lsns.start() > next {
+            left.push(next..=loss.lsns.start() - 1);
+        }
+        next = next.max(loss.lsns.end().saturating_add(1));
+    }
+    if next <= *run.end() {
+        left.push(next..=*run.end());
+    }
+    left.retain(|piece| {
+        let within =
+            |loss: &&&Loss| piece.start() <= loss.lsns.start() && loss.lsns.end() <= piece.end();
+        let within: Vec<&Loss> = near.iter().filter(within).copied().collect();
+        let of = |lane, reason| {
+            let is_it = |loss: &&&Loss| (loss.lane, loss.reason) == (lane, reason);
+            within.iter().filter(is_it).map(|loss| loss.count).fold(0, u64::saturating_add)
+        };
+        let mut lanes: Vec<Lane> = within.iter().map(|loss| loss.lane).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        // What has expired may have been dropped too; what was thinned out was not.
+        let lost = lanes.into_iter().map(|lane| {
+            of(lane, Reason::Expired)
+                .max(of(lane, Reason::Dropped).saturating_add(of(lane, Reason::Thinned)))
+        });
+        lost.fold(0, u64::saturating_add) < len(piece)
+    });
+    left
 }
 
 /// Merges entries until there are no more than `most`, in the order of their LSNs: first those

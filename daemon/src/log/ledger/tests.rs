@@ -140,3 +140,34 @@ fn what_lies_side_by_side_is_merged_without_a_loss() {
     let other = Loss { reason: Reason::Missing, ..loss(14..=15) };
     assert_eq!(loss::merge(vec![other.clone(), merged[0].clone()], 1), [loss(5..=13), other]);
 }
+
+#[test]
+fn what_is_gone_whatever_its_lane_is_entered_where_no_entry_accounts_for_it() {
+    let left = |entries: &[Loss], run| loss::unaccounted(entries.iter(), &run);
+    let of = |lane, reason, lsns: RangeInclusive<Lsn>, count| Loss {
+        lane: Lane(lane),
+        reason,
+        lsns,
+        count,
+        unix_micros: 0,
+    };
+    let whole = [
+        of(1, Reason::Dropped, 11..=20, 10),
+        of(2, Reason::Expired, 21..=30, 10),
+        of(0, Reason::Damaged, 41..=50, 10),
+    ];
+    assert_eq!(left(&whole, 11..=30), []);
+    assert_eq!(left(&whole, 15..=25), []);
+    assert_eq!(left(&whole, 5..=60), [5..=10, 31..=40, 51..=60]);
+    assert_eq!(left(&[], 5..=6), [5..=6]);
+    // Two lanes, each of which has lost its part.
+    let parts = [of(1, Reason::Dropped, 1..=99, 60), of(2, Reason::Dropped, 4..=100, 40)];
+    assert_eq!(left(&parts, 1..=100), []);
+    assert_eq!(left(&parts, 1..=101), [1..=101]);
+    assert_eq!(left(&parts, 2..=100), [2..=100], "how many of the first lie before it?");
+    assert_eq!(left(&parts[..1], 1..=100), [1..=100]);
+    let thinned = [of(1, Reason::Thinned, 1..=99, 60), of(1, Reason::Dropped, 2..=100, 40)];
+    assert_eq!(left(&thinned, 1..=100), []);
+    let twice = [of(1, Reason::Expired, 1..=99, 60), of(1, Reason::Dropped, 2..=100, 40)];
+    assert_eq!(left(&twice, 1..=100), [1..=100], "they may be the same");
+}
