@@ -61,6 +61,9 @@ max-age = "2s"
 
 "#;
 
+/// The reason of what was removed before a sink had it.
+const REMOVED: u8 = 3;
+
 /// An entry of the ledger, as its format says.
 #[derive(Debug, PartialEq)]
 struct Entry {
@@ -153,7 +156,12 @@ fn what_is_upstream_and_the_ledger_account_for_every_event() {
         ranges(&neither)
     );
     let lost: u64 = entries.iter().map(|entry| entry.count).sum();
-    println!("{last} events, {there} upstream, {lost} in {} entries, {most} bytes", entries.len());
+    let of = |reason| entries.iter().filter(move |it| it.reason == reason).map(|it| it.count);
+    let removed: u64 = of(REMOVED).sum();
+    println!(
+        "{last} events, {there} upstream, {lost} in {} entries ({removed} removed), {most} bytes",
+        entries.len()
+    );
     assert!(
         there + told_again + lost >= last,
         "{there} upstream and {lost} in the ledger, of {last}"
