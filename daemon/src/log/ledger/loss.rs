@@ -56,7 +56,9 @@ pub struct Loss {
     pub lane: Lane,
     /// Which LSNs.
     pub lsns: RangeInclusive<Lsn>,
-    /// How many of them at most: fewer than the range has where entries were merged.
+    /// How many of them at most: fewer than the range has where others lie between them, or entries were merged.
+    /// Where a second sink passes over expired events between those of the first, which others it has is not
+    /// counted.
     pub count: u64,
     /// Why.
     pub reason: Reason,

@@ -128,6 +128,30 @@ pub(super) async fn the_oldest_of_a_full_lane_go_and_the_alerts_between_them_sta
     assert_eq!(after.1.events, 250);
 }
 
+/// A sink that comes to the hole afterwards entered it once more, as removed, in no lane.
+#[tokio::test]
+pub(super) async fn the_hole_that_a_lane_has_left_is_no_second_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&with_lanes(dir.path(), WhenFull::DropOldest));
+    // No alerts among them, for which a segment would stay.
+    for number in 0..2500 {
+        fill(&log, 5, number * 10 + 1, &ALL).await;
+    }
+    let oldest = log.usage().first;
+    assert!(oldest > 500, "{oldest}");
+    let (reader, hole) = (log.reader(1), 1..=oldest - 1);
+    assert_eq!(reader.not_gone(&hole), []);
+    reader.enter_runs(None, &[hole], Reason::Released);
+    assert_eq!(ledger(&log, Reason::Released), []);
+    log.release(oldest + 300);
+    let next = log.usage().first;
+    assert!(next > oldest);
+    assert_eq!(reader.not_gone(&(1..=next - 1)), [oldest..=next - 1]);
+    reader.enter_runs(None, &[1..=next - 1], Reason::Released);
+    let count = next - oldest;
+    assert_eq!(ledger(&log, Reason::Released), [(Lane(0), oldest..=next - 1, count)]);
+}
+
 #[tokio::test]
 pub(super) async fn what_every_sink_has_is_no_loss() {
     let dir = tempfile::tempdir().unwrap();
