@@ -1,7 +1,8 @@
-//! Any bytes, as what lies in a segment file.
+//! Any bytes, as what lies in a segment file, or in the ledger's.
 
 use super::compress::{Compression, Unpacker};
 use super::frame::{self, HEADER_LEN, Parsed};
+use super::ledger;
 use super::scan::memory;
 use super::segment;
 
@@ -12,6 +13,7 @@ pub(crate) fn frames(bytes: &[u8]) {
     if let Ok(name) = std::str::from_utf8(bytes) {
         let _ = segment::parse_name(name);
     }
+    ledger::check_any(bytes);
     match frame::parse(bytes, SALT) {
         Parsed::Frame(header) => assert!(header.frame_len() <= bytes.len()),
         Parsed::Incomplete(need) => assert!(need > bytes.len()),

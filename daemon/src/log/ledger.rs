@@ -386,6 +386,19 @@ fn decode(bytes: &[u8]) -> (Vec<Loss>, u64) {
     (entries, damaged)
 }
 
+/// Whatever the file holds, its entries are read, and read again once they are written; and one that is
+/// written behind is found.
+#[cfg(any(test, fuzzing))]
+pub(super) fn check_any(bytes: &[u8]) {
+    let (entries, _) = decode(bytes);
+    assert!(entries.len() * ENTRY_LEN <= bytes.len());
+    let again = encode(&entries);
+    assert_eq!(decode(&again), (entries, 0));
+    let more = Loss::now(Lane(1), 5..=9, Reason::Dropped);
+    let (entries, _) = decode(&[bytes, &more.encode()].concat());
+    assert!(entries.contains(&more), "not found behind {} bytes", bytes.len());
+}
+
 /// Whether of an entry at `at` only that part was written that lies in one sector; or none.
 fn is_torn(entry: &[u8], at: usize) -> bool {
     let (one, other) = entry.split_at((SECTOR - at % SECTOR).min(entry.len()));
