@@ -1,4 +1,5 @@
-//! What lies in the data directory, and how much it takes on disk.
+//! What the gateway has in the data directory, and how much it takes on disk. Files of others beside it are not
+//! the gateway's: `log.max-size` does not bound them, `log.min-free` sees them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -25,8 +26,9 @@ pub(super) struct Found {
     pub(super) checkpoints: u64,
     /// and the largest.
     pub(super) checkpoint: u64,
-    /// Everything else: dead letters of sinks that the config does not know, a database that was set aside, what
-    /// segments take beyond their length, and a segment that the log does not know.
+    /// What else lies in the log, the state and the dead letters: those of sinks that the config does not know, a
+    /// database that was set aside, what segments take beyond their length, and a segment that the log does not
+    /// know.
     pub(super) unknown: u64,
 }
 
@@ -42,7 +44,8 @@ impl Found {
                 "state" => found.look_at_state(&dir.join(name)),
                 "dlq" => {}
                 "ballast" => found.ballast = bytes,
-                _ => found.unknown += bytes,
+                // Of others.
+                _ => {}
             }
         }
         let queues = sizes(&dir.join("dlq"));
@@ -143,6 +146,8 @@ mod tests {
             ("state/quarantine-1/db", 48),
             ("dlq/cloud/a.seg", 24),
             ("dlq/gone/a.seg", 40),
+            ("lost+found/file", 512),
+            ("somebody's", 512),
         ] {
             write(dir.path(), name, kib << 10);
         }
@@ -156,7 +161,7 @@ mod tests {
         assert!(is_about(found.database, 160), "{found:?}");
         assert_eq!((found.ballast, found.ledger), (8 << 10, 8 << 10));
         assert_eq!((found.checkpoints, found.checkpoint), (20 << 10, 12 << 10));
-        // What the log does not know of its segments, its lanes, what was set aside, and a sink that is gone.
+        // What the log does not know of its segments, its lanes, what was set aside, and a sink that is gone; nothing of others.
         assert!(is_about(found.unknown, 6 + 4 + 48 + 40), "{found:?}");
         let none = Places { data_dir: dir.path().join("none"), sinks: Vec::new() };
         assert_eq!(Found::look(&none, || 0), Found::default());
