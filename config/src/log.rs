@@ -18,8 +18,8 @@ pub struct Log {
     /// four segments at least. `[[lane]]` says how lanes share that, and what happens when it is used up.
     /// 4 MiB to 64 TiB; default 1 GiB.
     pub max_size: ByteSize,
-    /// Bytes of one segment file. 64 KiB to 64 MiB; default 8 MiB, or a sixteenth of `max-size` if that is
-    /// less.
+    /// Bytes of one segment file. 64 KiB to 64 MiB; default 16 MiB, or a 64th of `max-size` if that is less, but
+    /// 8 MiB at least, or a sixteenth of `max-size` if that is less.
     pub segment_size: ByteSize,
     /// How long events stay on disk after every sink has them. 0 s to a year; default 0 s.
     pub retain: Span,
@@ -141,7 +141,8 @@ impl Log {
     fn of(max_size: ByteSize) -> Self {
         let part = |of: u64| ByteSize(max_size.0 / of);
         // Where max-size is refused, it is not the segments' fault.
-        let segment_size = part(16).clamp(ByteSize::kib(64), ByteSize::mib(8));
+        let roomy = part(64).clamp(ByteSize::mib(8), ByteSize::mib(16));
+        let segment_size = part(16).min(roomy).max(ByteSize::kib(64));
         Self {
             engine: LogEngine::Log,
             max_size,

@@ -22,9 +22,9 @@ fn what_is_set_aside_and_what_is_left() {
     assert_eq!(budget.ledger, ByteSize::kib(512));
     assert_eq!(budget.ballast, ByteSize::mib(4));
     assert_eq!(budget.state, ByteSize::mib(64));
-    assert_eq!(budget.segments, ByteSize::mib(18));
-    // 809.5 MiB.
-    assert_eq!(budget.left(), ByteSize::mib(809));
+    assert_eq!(budget.segments, ByteSize::mib(36));
+    // 791.5 MiB.
+    assert_eq!(budget.left(), ByteSize::mib(791));
     assert_eq!(budget.retained(), ByteSize::mib(16));
     let small = read(&format!("log.max-size = '16MiB'\n{}", sinks(1, ""))).unwrap().budget();
     assert_eq!(small.left(), ByteSize::kib(8 * KIB + KIB / 4));
@@ -41,8 +41,10 @@ fn defaults_are_parts_of_a_small_log() {
         let sizes = [log.max_quarantine, log.max_ledger, log.segment_size, log.held_ballast()];
         (sizes.map(|size| size.0 / KIB), log.commit.max_bytes.0 / KIB)
     };
-    assert_eq!(figures("1GiB"), ([64 * KIB, 256, 8 * KIB, 4 * KIB], KIB));
-    assert_eq!(figures("1023MiB"), ([64 * KIB - 64, 256, 8 * KIB, 4 * KIB], KIB));
+    assert_eq!(figures("64GiB"), ([64 * KIB, 256, 16 * KIB, 4 * KIB], KIB));
+    assert_eq!(figures("1GiB"), ([64 * KIB, 256, 16 * KIB, 4 * KIB], KIB));
+    assert_eq!(figures("1023MiB"), ([64 * KIB - 64, 256, 16 * KIB - 16, 4 * KIB], KIB));
+    assert_eq!(figures("512MiB"), ([32 * KIB, 256, 8 * KIB, 4 * KIB], KIB));
     assert_eq!(figures("128MiB"), ([8 * KIB, 256, 8 * KIB, 4 * KIB], KIB));
     assert_eq!(figures("64MiB"), ([4 * KIB, 256, 4 * KIB, 4 * KIB], KIB));
     assert_eq!(figures("16MiB"), ([KIB, 256, KIB, KIB], 256));
@@ -109,7 +111,7 @@ fn sled_takes_more_for_each_segment() {
 
 #[test]
 fn too_many_sinks_are_refused_though_no_key_says_anything_of_their_size() {
-    read(&sinks(300, "")).unwrap();
+    read(&sinks(290, "")).unwrap();
     let refused = read(&sinks(400, "")).unwrap_err();
     assert!(refused.contains("sink[400].name = 'c399' leaves events"), "{refused}");
 }

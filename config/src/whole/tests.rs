@@ -252,7 +252,7 @@ fn lanes_are_there_from_the_start_and_share_what_is_left() {
     );
     assert_eq!(standard[1].max_size, ByteSize::mib(64));
     assert_eq!((standard[1].when_full.as_str(), standard[1].priority), ("drop-oldest", 9));
-    assert_eq!(standard[0].max_size, ByteSize::mib(809));
+    assert_eq!(standard[0].max_size, ByteSize::mib(791));
     assert_eq!((standard[0].when_full.as_str(), standard[0].priority), ("reject", 0));
 
     let config = parsed(

@@ -52,7 +52,7 @@ impl Default for Options {
             lane: Lane(0),
             lanes: Vec::new(),
             max_size: 1 << 30,
-            segment_size: 8 << 20,
+            segment_size: 16 << 20,
             compression: Compression::None,
             max_delay: Duration::ZERO,
             daily_write_budget: None,

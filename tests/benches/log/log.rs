@@ -75,8 +75,8 @@ impl Engine for Ours {
     }
 }
 
-/// Bytes of a log of which an eighth is spare.
-const WARM_SIZE: u64 = 256 << 20;
+/// Bytes of a log of which an eighth is spare: as many as by default.
+const WARM_SIZE: u64 = 1 << 30;
 /// Bytes of it beyond which what is older is released.
 const KEPT: u64 = 24 << 20;
 /// Events in a group of those that are written before, at least: less would take long.
