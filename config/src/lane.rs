@@ -30,8 +30,8 @@ pub struct Lane {
     pub topics: Vec<TopicFilter>,
     /// Bytes of it in the log; when they are used up, `when_full` says what happens. At least
     /// `log.commit.max-bytes`; together no more than `log.max-size` leaves the log ([`Budget::left`]), and
-    /// three quarters of that without `default`. Default: `default` has what the others leave, `alerts` 64 MiB or a sixteenth of
-    /// `log.max-size`.
+    /// three quarters of that without `default`. Default: `default` has what the others leave, `alerts` 64 MiB or
+    /// a sixteenth of `log.max-size`.
     pub max_size: ByteSize,
     /// How old its events get, sent or not; older ones are not sent, and go to the loss ledger. 1 s to
     /// 10 years; default: none, as old as it takes.

@@ -41,8 +41,8 @@ pub struct Limits {
     pub max_events_per_second: Option<u64>,
     /// Bytes of PUBLISH packets a second, likewise. 1 KiB to 1 TiB; default: no limit.
     pub max_bytes_per_second: Option<ByteSize>,
-    /// From accept to a complete CONNECT, TLS and WebSocket handshakes included; then the connection is closed. 100 ms to 5 min; default
-    /// 10 s.
+    /// From accept to a complete CONNECT, TLS and WebSocket handshakes included; then the connection is closed.
+    /// 100 ms to 5 min; default 10 s.
     pub connect_timeout: Span,
     /// How long a client may take nothing of what waits for it; then the connection is closed. 1 s to
     /// 1 d; default 60 s.
@@ -61,9 +61,9 @@ pub struct Limits {
     pub max_topic_levels: usize,
     /// Bytes of a topic or filter; a longer one is refused (0x90, 0x8f). 1 to 65535; default 1024.
     pub max_topic_length: usize,
-    /// Bytes that wait for one slow subscriber, or for those that share a subscription. Beyond it QoS 0 is dropped and counted; QoS 1 and 2
-    /// are read from the log when it catches up. 4 KiB to 1 GiB, and room for one packet; default
-    /// 1 MiB.
+    /// Bytes that wait for one slow subscriber, or for those that share a subscription. Beyond it QoS 0 is dropped
+    /// and counted; QoS 1 and 2 are read from the log when it catches up. 4 KiB to 1 GiB, and room for one packet;
+    /// default 1 MiB.
     pub max_queued: ByteSize,
     /// Sessions that outlast their connections; a client that wants one more is refused (0x97, 3.1.1:
     /// code 3). 0 to 1,000,000; default 10,000.

@@ -93,11 +93,17 @@ impl Gone {
         state.leaving = std::mem::take(&mut state.new);
         let leaving = state.leaving.clone();
         drop(state);
-        for Part { lane, lsns, count } in leaving.iter().cloned() {
-            *owed |= !ledger.record(Loss { count, ..Loss::now(lane, lsns, Reason::Dropped) });
-        }
+        let of = |Part { lane, lsns, count }: Part| Loss {
+            count,
+            ..Loss::now(lane, lsns, Reason::Dropped)
+        };
+        let entered = match &*leaving {
+            [] if !*owed => Ok(()),
+            // It was said when it could not be written.
+            [] => ledger.catch_up(),
+            some => ledger.record_all(some.iter().cloned().map(of)),
+        };
         self.lock().leaving.clear();
-        let entered = if *owed { ledger.catch_up() } else { Ok(()) };
         *owed = entered.is_err();
         (leaving.into_iter().map(|part| (part.lane, part.count)).collect(), entered)
     }

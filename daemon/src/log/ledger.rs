@@ -1,14 +1,6 @@
 //! The loss ledger: what was acknowledged and will never be read.
 //!
-//! A file of entries of 48 bytes, each with its own checksum, appended and fdatasync'd one by one:
-//!
-//! ```text
-//! magic "TGL1" | lane u8 | reason u8 | 2 zero bytes | first u64 | last u64 | count u64
-//! | time i64, microseconds since 1970 | 4 zero bytes | CRC-32C u32 of the 44 bytes before
-//! ```
-//!
-//! Its file is allocated ahead by a page, so that a full disk takes the next entries; behind the last entry are
-//! zeros then.
+//! A file of entries, appended and fdatasync'd (`ledger/file.rs`).
 //!
 //! A loss that the ledger covers already is not entered twice, so whoever meets the damage may report
 //! it. What was found when it was opened is written once more, where it lies, before it counts as durable.
@@ -17,9 +9,10 @@
 //! is merged into a quarter of what the bound allows: no LSN leaves the ledger, and no count, but the
 //! ranges become coarser. The file is then written anew, as `ledger.new`, and renamed.
 //!
-//! *Damage*: an entry that does not verify is passed over and counted, unless it is the last, and a power cut
-//! kept one side of the border of two sectors in it; the others stand, wherever they begin. A copy of the file goes to `quarantine/`, and the next entry writes it anew.
+//! *Damage*: an entry that does not verify is passed over and counted; the others stand. A copy of the file goes
+//! to `quarantine/`, and the next entry writes it anew.
 
+mod file;
 mod loss;
 #[cfg(test)]
 mod tests;
@@ -34,17 +27,16 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::storage::{self, File, Storage};
-use loss::{ENTRY_LEN, MAGIC};
+#[cfg(any(test, fuzzing))]
+pub(super) use file::check_any;
+use file::{LARGEST, decode, encode, is_zero};
+use loss::ENTRY_LEN;
 pub use loss::{Loss, Reason};
 
 /// Its name while it is written anew.
 pub(super) const UNFINISHED: &str = "ledger.new";
-/// A file of more bytes is no ledger: the bound's bound.
-const LARGEST: u64 = 16 << 20;
 /// So much is allocated ahead.
 const AHEAD: u64 = 4096;
-/// What a disk writes at once, or not at all.
-const SECTOR: usize = 512;
 /// A smaller bound counts as this one.
 const LEAST_ENTRIES: usize = 8;
 
@@ -96,7 +88,7 @@ impl Ledger {
         damaged: impl FnOnce(&[u8]),
     ) -> io::Result<Self> {
         let bytes = match storage.open(&path) {
-            Ok(file) => read(&*file).or_else(|_| read(&*file))?,
+            Ok(file) => file::read(&*file).or_else(|_| file::read(&*file))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
@@ -124,8 +116,14 @@ impl Ledger {
     /// stays in memory and goes to disk with the next one; whoever opens the log again meets the
     /// same damage again. Answers whether all entries are on disk.
     pub fn record(&self, loss: Loss) -> bool {
+        self.record_all([loss]).is_ok()
+    }
+
+    /// The same, of several with one write; and what kept the disk from taking them, or what was entered before.
+    pub(super) fn record_all(&self, losses: impl IntoIterator<Item = Loss>) -> io::Result<()> {
         let mut state = self.lock();
-        self.enter(&mut state, loss)
+        losses.into_iter().for_each(|loss| self.enter(&mut state, loss));
+        self.save_or_say(&mut state)
     }
 
     /// The same, of those of the `runs` of LSNs, in their order, that no entry covers: as one entry,
@@ -138,11 +136,8 @@ impl Ledger {
     ) -> bool {
         let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return true };
         let mut state = self.lock();
-        let near: Vec<&Loss> = state
-            .entries
-            .iter()
-            .filter(|entry| entry.lsns.end() >= first.start() && entry.lsns.start() <= last.end())
-            .collect();
+        let all = *first.start()..=*last.end();
+        let near: Vec<&Loss> = state.entries.iter().filter(|entry| entry.concerns(&all)).collect();
         let mut new: Option<Loss> = None;
         for run in runs {
             let loss = Loss::now(lane, run.clone(), reason);
@@ -154,10 +149,10 @@ impl Ledger {
                 None => new = Some(loss),
             }
         }
-        match new {
-            Some(new) => self.enter(&mut state, new),
-            None => self.is_saved(&mut state),
+        if let Some(new) = new {
+            self.enter(&mut state, new);
         }
+        self.save_or_say(&mut state).is_ok()
     }
 
     /// The same, of runs of which nobody knows the lanes, as they are not there any more: but for what stands
@@ -176,7 +171,8 @@ impl Ledger {
         self.record_runs(lane, &left, reason)
     }
 
-    fn enter(&self, state: &mut State, loss: Loss) -> bool {
+    /// Enters it in memory.
+    fn enter(&self, state: &mut State, loss: Loss) {
         if !state.entries.iter().any(|entry| entry.covers(&loss)) {
             warn!(
                 lane = loss.lane.0, first = loss.lsns.start(), last = loss.lsns.end(),
@@ -186,18 +182,14 @@ impl Ledger {
             self.bound(state);
             self.entered.send_modify(|count| *count += 1);
         }
-        self.is_saved(state)
     }
 
-    /// Whether all entries are on disk, now at the latest.
-    fn is_saved(&self, state: &mut State) -> bool {
-        match self.save(state) {
-            Ok(()) => true,
-            Err(error) => {
-                warn!(path = %self.path.display(), %error, "the loss ledger cannot be written");
-                false
-            }
-        }
+    /// Writes what the disk has not taken yet, and logs why where it cannot be.
+    fn save_or_say(&self, state: &mut State) -> io::Result<()> {
+        let say = |error: &io::Error| {
+            warn!(path = %self.path.display(), %error, "the loss ledger cannot be written");
+        };
+        self.save(state).inspect_err(say)
     }
 
     /// Writes what the disk has not taken yet, if there is any.
@@ -206,11 +198,10 @@ impl Ledger {
     }
 
     /// Whether it says of these LSNs what the disk has not taken yet.
-    pub(super) fn owes(&self, lsns: RangeInclusive<Lsn>) -> bool {
+    pub(super) fn owes(&self, lsns: &RangeInclusive<Lsn>) -> bool {
         let state = self.lock();
         let saved = if state.anew { 0 } else { state.saved };
-        let mut owed = state.entries[saved..].iter();
-        owed.any(|loss| loss.lsns.start() <= lsns.end() && loss.lsns.end() >= lsns.start())
+        state.entries[saved..].iter().any(|loss| loss.concerns(lsns))
     }
 
     /// Merges the older half of the entries where there are too many.
@@ -348,63 +339,4 @@ impl Ledger {
             damaged: state.damaged,
         }
     }
-}
-
-fn read(file: &dyn File) -> io::Result<Vec<u8>> {
-    let len = file.len()?;
-    if len > 2 * LARGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "too large for a loss ledger"));
-    }
-    let mut bytes = vec![0; len as usize];
-    let read = file.read_at(&mut bytes, 0)?;
-    bytes.truncate(read);
-    Ok(bytes)
-}
-
-fn encode(entries: &[Loss]) -> Vec<u8> {
-    entries.iter().flat_map(Loss::encode).collect()
-}
-
-/// The entries that verify, and how many places do not. A torn end is none, nor what was allocated ahead.
-fn decode(bytes: &[u8]) -> (Vec<Loss>, u64) {
-    let (mut entries, mut damaged, mut at) = (Vec::new(), 0, 0);
-    while let Some((entry, rest)) = bytes[at..].split_first_chunk::<ENTRY_LEN>() {
-        if let Some(loss) = Loss::decode(entry) {
-            entries.push(loss);
-            at += ENTRY_LEN;
-            continue;
-        }
-        if is_zero(rest) && is_torn(entry, at) {
-            break;
-        }
-        damaged += 1;
-        let rest = &bytes[at + 1..];
-        let next = rest.windows(MAGIC.len()).position(|window| window == MAGIC);
-        let Some(next) = next else { break };
-        at += 1 + next;
-    }
-    (entries, damaged)
-}
-
-/// Whatever the file holds, its entries are read, and read again once they are written; and one that is
-/// written behind is found.
-#[cfg(any(test, fuzzing))]
-pub(super) fn check_any(bytes: &[u8]) {
-    let (entries, _) = decode(bytes);
-    assert!(entries.len() * ENTRY_LEN <= bytes.len());
-    let again = encode(&entries);
-    assert_eq!(decode(&again), (entries, 0));
-    let more = Loss::now(Lane(1), 5..=9, Reason::Dropped);
-    let (entries, _) = decode(&[bytes, &more.encode()].concat());
-    assert!(entries.contains(&more), "not found behind {} bytes", bytes.len());
-}
-
-/// Whether of an entry at `at` only that part was written that lies in one sector; or none.
-fn is_torn(entry: &[u8], at: usize) -> bool {
-    let (one, other) = entry.split_at((SECTOR - at % SECTOR).min(entry.len()));
-    is_zero(one) || is_zero(other) && !other.is_empty()
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == 0)
 }

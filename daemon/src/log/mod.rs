@@ -9,8 +9,8 @@
 //! - Opening never needs a person: what cannot be used is set aside, what cannot be read is entered in
 //!   the loss ledger, the rest is served. Only a newer format, a second process, or a directory that
 //!   cannot be used refuses.
-//! - Memory: two frames, one more with compression, and at most 4 × `max_bytes` of blocks that wait. It does not grow with the
-//!   backlog. Damage takes at most 2.5 MiB while it is searched and copied, however large it is.
+//! - Memory: two frames, one more with compression, and at most 4 × `max_bytes` of blocks that wait. It does not
+//!   grow with the backlog. Damage takes at most 2.5 MiB while it is searched and copied, however large it is.
 //! - Disk: `max_size`, over all segment files and spares; control records and records of what is gone may take
 //!   one segment more, and so may one that is being rewritten. One that was removed takes its room for as long as
 //!   a reader has it open. Beside them `max_quarantine` for what is set aside, and `max_ledger`,
@@ -53,10 +53,10 @@
 //! Flags: bit 0, an event is to be retained; bit 1, there are control records, or events with a
 //! packet id; bits 8 to 15, compression of the payload (0, none; 1, LZ4's
 //! block format; 2, deflate; both behind the length of the payload, u32). A frame whose checksum is right and
-//! that cannot be inflated is damage. The salt ties a frame to its segment: bytes of an older use of the same disk blocks, or
-//! a frame inside a payload, do not verify. The file of a segment may go on behind the last frame, with what
-//! was allocated ahead or is left of an older use. The log ends at
-//! the first frame that does not verify with none behind it that does.
+//! that cannot be inflated is damage. The salt ties a frame to its segment: bytes of an older use of the same disk
+//! blocks, or a frame inside a payload, do not verify. The file of a segment may go on behind the last frame, with
+//! what was allocated ahead or is left of an older use. The log ends at the first frame that does not verify with
+//! none behind it that does.
 //!
 //! A **spare** is the file of a segment that was released, kept to be written over by a later one (`spare.rs`);
 //! what is in it means nothing. All of them together take at most an eighth of `max_size`, or are one.
@@ -90,10 +90,10 @@
 //! behind its last durable frame if the disk lets us, and the frame is tried once more in a new segment,
 //! under the same LSNs; where it was to be the first of a new one, in the one before, if that can go on, which
 //! grows until a new one can be begun: that is tried again after each sixteenth of `segment_size`. **A segment
-//! overrides those of lower sequence from its first LSN on.** If that fails too, the frame and all that wait are not stored ([`NotStored`]), and appenders are refused
-//! ([`Append::Unavailable`]) while the writer probes, after 100 ms and then ever later up to 10 s,
-//! by creating a segment and filling it with as many zeros as the next frame may take. A full disk
-//! (ENOSPC) is the same case; spares go first. A segment that could not be created is
+//! overrides those of lower sequence from its first LSN on.** If that fails too, the frame and all that wait are
+//! not stored ([`NotStored`]), and appenders are refused ([`Append::Unavailable`]) while the writer probes, after
+//! 100 ms and then ever later up to 10 s, by creating a segment and filling it with as many zeros as the next
+//! frame may take. A full disk (ENOSPC) is the same case; spares go first. A segment that could not be created is
 //! unlinked, durably, before the one before it takes more: coming back, it would override that.
 //!
 //! # Lanes
@@ -136,9 +136,9 @@
 //! A [`View`] looks at the directory from outside, beside a daemon that has it open: it takes no lock and
 //! changes nothing (where segments lie in sled databases, which only one may have open, it takes the lock). What
 //! recovery would do is done in memory, by the same code; then it follows the frames and segments that are
-//! written; segments that it did not see before they were merged it finds in the one that stands for them. What is read there may be one commit ahead of its fdatasync.
-//! A time leads to the segment that holds it, by a binary search over the first events of the segments;
-//! there is no index to keep.
+//! written; segments that it did not see before they were merged it finds in the one that stands for them. What is
+//! read there may be one commit ahead of its fdatasync. A time leads to the segment that holds it, by a binary
+//! search over the first events of the segments; there is no index to keep.
 //!
 //! # Control records
 //!
@@ -189,15 +189,15 @@
 //!
 //! What an older segment holds follows from the header of the next: its first LSN, and where the
 //! segment before it ended; of one that was rewritten, from its own. Its frames are checked when they are read.
-//! Where a sequence is missing the segment before is read to its end, and a gap is entered in the ledger. The newest segment is read to its end: a bad frame with good ones behind it is copied to
-//! `quarantine/` and entered in the ledger; a bad frame with none behind it is a torn tail, and is cut.
-//! Where nothing from the last frame on says that it is a frame with that LSN or a later one, the log ends there, and
-//! the rest of the file stays: to find that out it is read, a piece at a time. What it says is gone and the
-//! ledger does not is entered. What older segments have behind
-//! their end is cut, if it is more than a sixteenth of their file.
-//! Then header and last frame are written again and fdatasync'd before anything is served: what a
-//! crash of the process alone left in the page cache may not be on disk, and after a failed fdatasync
-//! the kernel calls it clean all the same. If that fails, the log goes on in a new segment.
+//! Where a sequence is missing the segment before is read to its end, and a gap is entered in the ledger. The
+//! newest segment is read to its end: a bad frame with good ones behind it is copied to `quarantine/` and entered
+//! in the ledger; a bad frame with none behind it is a torn tail, and is cut. Where nothing from the last frame on
+//! says that it is a frame with that LSN or a later one, the log ends there, and the rest of the file stays: to
+//! find that out it is read, a piece at a time. What it says is gone and the ledger does not is entered. What
+//! older segments have behind their end is cut, if it is more than a sixteenth of their file. Then header and last
+//! frame are written again and fdatasync'd before anything is served: what a crash of the process alone left in
+//! the page cache may not be on disk, and after a failed fdatasync the kernel calls it clean all the same. If that
+//! fails, the log goes on in a new segment.
 //!
 //! A log that ends before an event that somebody has read (a disk that lied about a flush, or a damaged
 //! tail) goes on behind that event, in a new segment, and the gap is entered in the ledger: an LSN that is

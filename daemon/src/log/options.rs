@@ -24,8 +24,9 @@ pub struct Options {
     pub lanes: Vec<LaneOptions>,
     /// Bytes on disk beyond which [`super::Log::append`] answers [`super::Append::Full`]; at least 256 KiB.
     pub max_size: u64,
-    /// Bytes of a segment file, but for an eighth that a large frame may add: at most 64 MiB, and at most a quarter of `max_size` and of that of each
-    /// lane, so that space comes back while the log is in use; at least 64 KiB.
+    /// Bytes of a segment file, but for an eighth that a large frame may add: at most 64 MiB, and at most a
+    /// quarter of `max_size` and of that of each lane, so that space comes back while the log is in use; at least
+    /// 64 KiB.
     pub segment_size: u64,
     /// How the payload of frames is compressed. Frames are read whatever this says.
     pub compression: Compression,

@@ -52,8 +52,8 @@ pub(super) struct Header {
     pub(super) figures: Option<Figures>,
 }
 
-/// What a segment says about the one before it, not counting those that hold nothing: where that one ended, to the byte. So what an
-/// abandoned one holds behind its last durable frame is never read again.
+/// What a segment says about the one before it, not counting those that hold nothing: where that one ended, to the
+/// byte. So what an abandoned one holds behind its last durable frame is never read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Before {
     /// How many sequences back: more than one, where one could not be created.

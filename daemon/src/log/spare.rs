@@ -127,7 +127,7 @@ impl Shared {
         let Some(segment) = self.table().released(before, control) else { return false };
         // A full disk may have room for the ledger only then.
         if let Err(error) = told
-            && (!is_full(&error) || self.ledger.owes(segment.lsns()))
+            && (!is_full(&error) || self.ledger.owes(&segment.lsns()))
         {
             warn!(dir = %self.dir.display(), %error, "nothing is removed while the loss ledger cannot be written");
             return false;

@@ -66,7 +66,8 @@ impl Log {
         of(&self.shared)
     }
 
-    /// Whether events are refused because the disk is full, but for what stays free for others, though `max_size` is not used up.
+    /// Whether events are refused because the disk is full, but for what stays free for others, though `max_size`
+    /// is not used up.
     pub fn is_disk_full(&self) -> bool {
         let Shared { lanes, queue, disk_full, .. } = &*self.shared;
         disk_full.load(Ordering::Acquire)

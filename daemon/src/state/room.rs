@@ -3,9 +3,9 @@
 //!
 //! What grows beside the log up to a bound of its own (dead letters, quarantine, ledger, ballast) has that bound
 //! set aside, whatever it takes now: it may grow when the log is full and can give nothing back. The state is
-//! looked at instead, now and then, and has at least its part ([`tidegate_config::Budget`]); as much as it takes is set aside
-//! with what a checkpoint more would, and the most that its database took of late, which shrinks and grows while sled
-//! makes room in it. What the log has taken since that goes into the state, it counts itself
+//! looked at instead, now and then, and has at least its part ([`tidegate_config::Budget`]); as much as it takes
+//! is set aside with what a checkpoint more would, and the most that its database took of late, which shrinks and
+//! grows while sled makes room in it. What the log has taken since that goes into the state, it counts itself
 //! ([`Log::set_counted`]). So when the state grows it is the log that takes no more events.
 
 mod found;

@@ -109,8 +109,8 @@ impl Groups {
     }
 
     /// Writes where each group that is kept stands into the log, if that has changed, and answers what
-    /// the state is to have beside what it has (`saved`; none where that is not known). The bus has handed out everything before
-    /// `seen`.
+    /// the state is to have beside what it has (`saved`; none where that is not known). The bus has handed out
+    /// everything before `seen`.
     pub fn save(&self, seen: Lsn, saved: &mut HashMap<Arc<str>, Option<Standing>>) -> Saved {
         let groups: HashMap<_, _> = {
             let table = self.table();

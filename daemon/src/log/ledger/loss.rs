@@ -101,6 +101,11 @@ impl Loss {
         })
     }
 
+    /// Whether it says something of these LSNs.
+    pub(super) fn concerns(&self, lsns: &RangeInclusive<Lsn>) -> bool {
+        self.lsns.start() <= lsns.end() && self.lsns.end() >= lsns.start()
+    }
+
     pub(super) fn covers(&self, other: &Self) -> bool {
         // Of a range that is lost in part only, nobody knows which part.
         let is_meant = self.is_whole() || self.reason == other.reason;
@@ -149,8 +154,7 @@ pub(super) fn unaccounted<'a>(
     entries: impl Iterator<Item = &'a Loss>,
     run: &RangeInclusive<Lsn>,
 ) -> Vec<RangeInclusive<Lsn>> {
-    let touches = |loss: &&Loss| loss.lsns.end() >= run.start() && loss.lsns.start() <= run.end();
-    let near: Vec<&Loss> = entries.filter(touches).collect();
+    let near: Vec<&Loss> = entries.filter(|loss| loss.concerns(run)).collect();
     let mut whole: Vec<&Loss> = near.iter().copied().filter(|loss| loss.is_whole()).collect();
     whole.sort_by_key(|loss| *loss.lsns.start());
     let (mut left, mut next) = (Vec::new(), *run.start());

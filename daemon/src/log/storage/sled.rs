@@ -12,9 +12,9 @@
 //! [`crate::database`], and closed with the last handle; the segment's length is noted in it then
 //! (`<number>.sled/length`, removed durably before the next write), so that a log is opened without
 //! opening each. Where the disk is full sled's file has the room already that it takes when it is opened, and
-//! `<number>.sled/reserve` gives way to its snapshot. After an error sled answers nothing more, so it is closed and opened again. One that does
-//! not open is set aside in `quarantine/`, where one is kept: the segment is as one that was cut behind its
-//! head.
+//! `<number>.sled/reserve` gives way to its snapshot. After an error sled answers nothing more, so it is closed
+//! and opened again. One that does not open is set aside in `quarantine/`, where one is kept: the segment is as
+//! one that was cut behind its head.
 //!
 //! A database is removed when the directory is synced in which its head was removed, or replaced: until
 //! then a crash may bring that back. What a crash leaves without a head is removed by who takes the lock.

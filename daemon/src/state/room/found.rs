@@ -161,7 +161,8 @@ mod tests {
         assert!(is_about(found.database, 160), "{found:?}");
         assert_eq!((found.ballast, found.ledger), (8 << 10, 8 << 10));
         assert_eq!((found.checkpoints, found.checkpoint), (20 << 10, 12 << 10));
-        // What the log does not know of its segments, its lanes, what was set aside, and a sink that is gone; nothing of others.
+        // What the log does not know of its segments, its lanes, what was set aside, and a sink that is gone;
+        // nothing of others.
         assert!(is_about(found.unknown, 6 + 4 + 48 + 40), "{found:?}");
         let none = Places { data_dir: dir.path().join("none"), sinks: Vec::new() };
         assert_eq!(Found::look(&none, || 0), Found::default());
