@@ -1,12 +1,12 @@
-//! A log with a small and with a large backlog, opened and read to its end by a process of its own: how
-//! long that takes, and how much memory.
+//! A log with a small and with a large backlog, and a small one on sled, opened and read to its end by a process
+//! of its own: how long that takes, and how much memory.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidegate::log::{Chunk, Log, Read};
+use tidegate::log::{Chunk, Engine as Beneath, Log, Read};
 use tidegate_tests::table::{Goal, Table, figure, median, range};
 
 use crate::Plan;
@@ -27,17 +27,22 @@ const MAX_BYTES: usize = 1 << 20;
 const CHUNK: usize = 256 << 10;
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// A small and a large backlog.
+/// A small and a large backlog, and unless other engines are left out, the small one on sled.
 pub(crate) fn measure(plan: &Plan, table: &mut Table) {
-    for (payload, is_large) in plan.backlogs.into_iter().zip([false, true]) {
-        let size = format!("{} GB", figure(payload as f64 / 1e9));
+    let [small, large] = plan.backlogs;
+    let on_sled = (!plan.is_bare).then_some((Beneath::Sled, small));
+    for (engine, payload) in
+        [(Beneath::Log, small), (Beneath::Log, large)].into_iter().chain(on_sled)
+    {
+        let on = if engine == Beneath::Sled { " on sled" } else { "" };
+        let size = format!("{} GB{on}", figure(payload as f64 / 1e9));
         println!("\na backlog of {size}");
         let parent = &plan.disk;
         let dir = tempfile::Builder::new().prefix("tidegate-").tempdir_in(parent).expect("a dir");
-        fill(dir.path(), payload);
+        fill(engine, dir.path(), payload);
         let runs: Vec<Report> = (0..plan.rounds).map(|_| open(dir.path())).collect();
         let of = |pick: fn(&Report) -> f64| runs.iter().map(pick).collect::<Vec<f64>>();
-        let goal = |goal| if is_large { goal } else { Goal::None };
+        let goal = |goal| if payload == large { goal } else { Goal::None };
         for (what, values, unit, bound) in [
             ("open", of(|run| run.open * 1e3), "ms", Goal::AtMost(50.0)),
             ("memory, opened", of(|run| run.opened / MIB), "MiB", Goal::AtMost(8.0)),
@@ -50,9 +55,9 @@ pub(crate) fn measure(plan: &Plan, table: &mut Table) {
     }
 }
 
-fn fill(dir: &Path, payload: u64) {
+fn fill(engine: Beneath, dir: &Path, payload: u64) {
     let mut events = Events::new(SIZE);
-    let mut ours = Ours::new(log::open(log::options(dir, MAX_BYTES)));
+    let mut ours = Ours::new(log::open(engine, log::options(dir, MAX_BYTES)));
     let begin = Instant::now();
     for _ in 0..payload / (GROUP * SIZE) as u64 {
         ours.commit(events.group(GROUP));
@@ -88,7 +93,7 @@ fn open(dir: &Path) -> Report {
 pub(crate) fn read(dir: &Path) -> ExitCode {
     let before = process::memory();
     let begin = Instant::now();
-    let log = log::open(log::options(dir, MAX_BYTES));
+    let log = log::open(Beneath::Log, log::options(dir, MAX_BYTES));
     let open = begin.elapsed();
     let opened = process::memory().saturating_sub(before);
     process::reset_peak_memory();

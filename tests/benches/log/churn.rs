@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidegate::log::Log;
+use tidegate::log::{Engine as Beneath, Log};
 use tidegate_event::Lsn;
 use tidegate_tests::load::Histogram;
 use tidegate_tests::table::{Goal, Table, figure};
@@ -41,7 +41,7 @@ pub(crate) fn measure(plan: &Plan, table: &mut Table) {
         let (unlink, unlinked) = channel();
         scope.spawn(|| remove(unlinked));
         let mut raw = Files::begin(dir.path(), bytes, unlink);
-        let log = log::open(log::options(&dir.path().join("log"), bytes));
+        let log = log::open(Beneath::Log, log::options(&dir.path().join("log"), bytes));
         let (release, released) = channel();
         let removing = Arc::clone(&log);
         scope.spawn(move || free(&removing, released));

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tidegate::log::{Compression, Options};
+use tidegate::log::{Compression, Engine as Beneath, Options};
 use tidegate_tests::table::{Goal, Table, figure, median};
 
 use crate::Plan;
@@ -64,7 +64,7 @@ fn round(
     let parent = &plan.disk;
     let dir = tempfile::Builder::new().prefix("tidegate-").tempdir_in(parent).expect("a directory");
     let options = Options { compression, ..log::options(dir.path(), group * (SIZE + 40)) };
-    let log = log::open(options);
+    let log = log::open(Beneath::Log, options);
     let mut ours = Ours::new(log.clone());
     let begin = Instant::now();
     while begin.elapsed() < plan.round {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 
-use tidegate::log::{Append, Commit, Engine as Beneath, FileSystem, Log, Options};
+use tidegate::log::{Append, Commit, Engine as Beneath, Log, Options};
 use tidegate_event::{BlockBuilder, Lsn};
 
 use crate::engine::Engine;
@@ -22,9 +22,9 @@ pub(crate) fn options(dir: &Path, max_bytes: usize) -> Options {
     Options { dir: dir.into(), max_size: ROOMY, max_bytes, ..Options::default() }
 }
 
-/// Opens or creates one.
-pub(crate) fn open(options: Options) -> Arc<Log> {
-    Log::open(Arc::new(FileSystem), options).expect("a log").0
+/// Opens or creates one. One that has segments in sled databases is read whatever `engine` says.
+pub(crate) fn open(engine: Beneath, options: Options) -> Arc<Log> {
+    Log::open(engine.storage(&options.dir), options).expect("a log").0
 }
 
 /// The log, and one appender.
@@ -38,13 +38,12 @@ pub(crate) struct Ours {
 impl Ours {
     /// For groups of this many bytes: each has a frame of its own.
     pub(crate) fn create(dir: &Path, bytes: usize) -> Self {
-        Self::new(open(options(dir, bytes)))
+        Self::new(open(Beneath::Log, options(dir, bytes)))
     }
 
     /// As [`Ours::create`], its segments in sled databases.
     pub(crate) fn create_on_sled(dir: &Path, bytes: usize) -> Self {
-        let storage = Beneath::Sled.storage(dir);
-        Self::new(Log::open(storage, options(dir, bytes)).expect("a log").0)
+        Self::new(open(Beneath::Sled, options(dir, bytes)))
     }
 
     /// An appender of `log`.
@@ -94,7 +93,7 @@ impl Warm {
     /// For groups of this many bytes: each has a frame of its own. It was written before in as large ones: a
     /// kernel with large folios keeps the pages of a file together that were written together.
     pub(crate) fn create(dir: &Path, (count, bytes): (usize, usize), events: &mut Events) -> Self {
-        let log = open(Options { max_size: WARM_SIZE, ..options(dir, bytes) });
+        let log = open(Beneath::Log, Options { max_size: WARM_SIZE, ..options(dir, bytes) });
         let mut ours = Ours::new(Arc::clone(&log));
         let mut fill = |is_enough: &dyn Fn() -> bool| {
             while !is_enough() {
