@@ -239,7 +239,9 @@ mod beginning;
 mod ledger;
 // Its parts,
 mod lane;
-// and how room is made in them.
+// the room that there is,
+mod room;
+// and how more is made.
 mod gone;
 mod rewrite;
 mod trim;
