@@ -2,6 +2,7 @@
 
 mod batch;
 mod need;
+mod state;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,14 +12,13 @@ use std::time::{Duration, Instant};
 use tidegate_event::record::InLanes;
 use tokio::sync::{Notify, oneshot};
 
-use super::lane::{Lanes, NoRoom};
-use super::{frame, segment};
+use super::frame;
+use super::lane::Lanes;
 use crate::progress::Progress;
 pub(super) use batch::{Answer, Batch};
 pub(super) use need::{Bounds, Need};
+use state::State;
 
-/// Blocks that wait may take this many times `max_bytes` before appenders are refused.
-const WAITING: usize = 4;
 /// Emptied frames kept for the next ones: while one is written, one fills.
 const SPARE: usize = 2;
 
@@ -50,80 +50,6 @@ pub(super) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
     room: Notify,
-}
-
-#[derive(Debug)]
-struct State {
-    frames: VecDeque<Batch>,
-    spare: Vec<Batch>,
-    /// In `frames`, and in the one that is being written.
-    bytes: usize,
-    /// What the appender needed that was refused last for want of room on disk; 0 once as much was
-    /// taken, or room was made.
-    wanted: u64,
-    /// How long frames wait at least, for the flash's sake.
-    stretch: Duration,
-    /// When to probe; `None` while the disk takes writes.
-    retry: Option<Instant>,
-    roll: bool,
-    closing: bool,
-    /// How often the writer has asked for work,
-    steps: u64,
-    /// and whether it is doing what it was given.
-    working: bool,
-}
-
-impl State {
-    /// What is to be done at `now`, or until when there is nothing.
-    fn work(&mut self, now: Instant, bounds: &Bounds) -> Result<Work, Option<Instant>> {
-        if let Some(retry) = self.retry.filter(|_| !self.closing) {
-            return if now >= retry { Ok(Work::Probe) } else { Err(Some(retry)) };
-        }
-        if std::mem::take(&mut self.roll) {
-            return Ok(Work::Roll);
-        }
-        let Some(front) = self.frames.front() else {
-            return if self.closing { Ok(Work::Stop) } else { Err(None) };
-        };
-        let due = front.since + self.delay(bounds);
-        let full = self.frames.len() > 1 || front.bytes.len() >= bounds.max_bytes;
-        if now < due && !full && !self.closing {
-            return Err(Some(due));
-        }
-        self.frames.pop_front().map(Work::Commit).ok_or(None)
-    }
-
-    /// How long a frame waits for more.
-    fn delay(&self, bounds: &Bounds) -> Duration {
-        bounds.max_delay.max(self.stretch)
-    }
-
-    /// Whether a block fits, beside `on_disk`.
-    fn fits(
-        &self,
-        need: &Need,
-        on_disk: u64,
-        bounds: &Bounds,
-        lanes: &Lanes,
-    ) -> Result<(), Refusal> {
-        let total = self.total(on_disk, bounds) + need.bytes;
-        if self.closing || self.retry.is_some() {
-            return Err(Refusal::Unavailable);
-        }
-        match lanes.fits(&need.lanes, total) {
-            Err(NoRoom::Refused) => Err(Refusal::Full),
-            Err(NoRoom::Pressed) => Err(Refusal::Pressed),
-            Ok(()) if total > bounds.limit(need, lanes.max_size()) => Err(Refusal::Full),
-            Ok(()) if self.bytes >= WAITING * bounds.max_bytes => Err(Refusal::Busy),
-            Ok(()) => Ok(()),
-        }
-    }
-
-    /// Bytes that are used up once all that waits is on disk.
-    fn total(&self, on_disk: u64, bounds: &Bounds) -> u64 {
-        let waiting = self.bytes as u64;
-        on_disk + waiting + segment::HEADER_LEN as u64 * (2 + waiting / bounds.segment_size)
-    }
 }
 
 impl Queue {
