@@ -1,5 +1,6 @@
 //! Taking a log's directory, and opening the log in it.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tidegate_event::EventId;
@@ -10,9 +11,18 @@ use super::quarantine::Quarantine;
 use super::queue::Bounds;
 use super::recovery::{OpenError, Place, Recovered, Recovery};
 use super::shared::Shared;
-use super::storage::{File, Storage};
+use super::storage::{File, Storage, remove};
 use super::writer::Writer;
-use super::{LEDGER, LOCK, Ledger, Log, Options};
+use super::{LEDGER, LOCK, Ledger, Log, Options, beginning, lane, ledger, segment};
+
+/// The names of files while they are written.
+const UNFINISHED: [&str; 5] = [
+    segment::UNFINISHED,
+    segment::REWRITTEN,
+    ledger::UNFINISHED,
+    lane::UNFINISHED,
+    beginning::UNFINISHED,
+];
 
 /// The directory of a log, taken: no other process opens it meanwhile.
 #[derive(Debug)]
@@ -65,6 +75,7 @@ impl Claim {
             quarantine: &quarantine,
         };
         let mut recovered = place.recover(known)?;
+        remove_unfinished(&*storage, dir, &quarantine);
         let names = Names::read(&storage, dir).unwrap_or_else(|error| {
             quarantine.set_aside(NAMES, &error.to_string());
             Names::new()
@@ -85,6 +96,16 @@ impl Claim {
         shared.begins_as_found();
         shared.ledger.hold_room();
         Ok((Log { shared, writer: Mutex::new(None) }, writer, report))
+    }
+}
+
+/// What a crash left of files that were being written. Whatever else has such a name is set aside: it would be
+/// in the way of the next one.
+fn remove_unfinished(storage: &dyn Storage, dir: &Path, quarantine: &Quarantine) {
+    for name in UNFINISHED {
+        if let Err(error) = remove(storage, &dir.join(name)) {
+            quarantine.set_aside(name, &error.to_string());
+        }
     }
 }
 

@@ -9,8 +9,9 @@
 //! is merged into a quarter of what the bound allows: no LSN leaves the ledger, and no count, but the
 //! ranges become coarser. The file is then written anew, as `ledger.new`, and renamed.
 //!
-//! *Damage*: an entry that does not verify is passed over and counted; the others stand. A copy of the file goes
-//! to `quarantine/`, and the next entry writes it anew.
+//! *Damage*: an entry that does not verify, or that the disk cannot read, is passed over and counted; the others
+//! stand. A copy of the file goes to `quarantine/`, and the next entry writes it anew. Where nothing can be read the
+//! file itself goes there.
 
 mod file;
 mod loss;
@@ -54,7 +55,8 @@ pub struct Ledger {
 #[derive(Debug)]
 struct State {
     entries: Vec<Loss>,
-    /// So many of them are on disk; the others follow when the disk takes them.
+    /// So many of them are on disk, as they are or as they were before they were merged; the others follow when
+    /// the disk takes them.
     saved: usize,
     /// Where the next one goes.
     offset: u64,
@@ -87,12 +89,14 @@ impl Ledger {
         max_bytes: u64,
         damaged: impl FnOnce(&[u8]),
     ) -> io::Result<Self> {
-        let bytes = match storage.open(&path) {
-            Ok(file) => file::read(&*file).or_else(|_| file::read(&*file))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        let (bytes, is_read) = match storage.open(&path) {
+            Ok(file) => file::read(file)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), true),
             Err(error) => return Err(error),
         };
         let (entries, bad) = decode(&bytes);
+        // At the end, what cannot be read looks like what was allocated ahead.
+        let bad = bad.max(u64::from(!is_read));
         if bad > 0 {
             warn!(path = %path.display(), damaged = bad, "entries of the loss ledger are damaged");
             damaged(&bytes);
@@ -171,9 +175,9 @@ impl Ledger {
         self.record_runs(lane, &left, reason)
     }
 
-    /// Enters it in memory.
+    /// Enters it in memory, unless an entry says it.
     fn enter(&self, state: &mut State, loss: Loss) {
-        if !state.entries.iter().any(|entry| entry.covers(&loss)) {
+        if !state.entries.iter().any(|entry| entry.says(&loss)) {
             warn!(
                 lane = loss.lane.0, first = loss.lsns.start(), last = loss.lsns.end(),
                 reason = ?loss.reason, "events are lost"
@@ -200,8 +204,7 @@ impl Ledger {
     /// Whether it says of these LSNs what the disk has not taken yet.
     pub(super) fn owes(&self, lsns: &RangeInclusive<Lsn>) -> bool {
         let state = self.lock();
-        let saved = if state.anew { 0 } else { state.saved };
-        state.entries[saved..].iter().any(|loss| loss.concerns(lsns))
+        state.entries[state.saved..].iter().any(|loss| loss.concerns(lsns))
     }
 
     /// Merges the older half of the entries where there are too many.
@@ -209,8 +212,10 @@ impl Ledger {
         if state.entries.len() <= self.max_entries {
             return;
         }
-        let newer = state.entries.split_off(state.entries.len() / 2);
+        let older = state.entries.len() / 2;
+        let newer = state.entries.split_off(older);
         let mut entries = loss::merge(std::mem::take(&mut state.entries), self.max_entries / 4);
+        state.saved = state.saved.checked_sub(older).map_or(0, |newer| entries.len() + newer);
         entries.extend(newer);
         info!(
             path = %self.path.display(), entries = entries.len(),

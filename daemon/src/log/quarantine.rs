@@ -164,7 +164,11 @@ impl Quarantine {
     fn rename(&self, from: &Path, name: &str) -> io::Result<PathBuf> {
         let mut kept = self.lock();
         self.list(&mut kept)?;
-        let bytes = blocks(self.storage.open(from)?.len()?);
+        let bytes = match self.storage.open(from).and_then(|file| file.len()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+            // A directory, or what we may not open, takes a block, as it does when it is listed.
+            bytes => blocks(bytes.unwrap_or_default()),
+        };
         self.storage.create_dir_all(&self.dir)?;
         self.make_room(&mut kept, bytes)?;
         let entry = kept.next(name, bytes);

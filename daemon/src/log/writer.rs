@@ -76,8 +76,6 @@ impl Writer {
         let packer = Packer::new(shared.compression);
         let mut writer =
             Self { shared, active, next, sequence, failed, begin_at, delay, packer, lock };
-        // What a crash left of an attempt.
-        writer.remove_unfinished();
         if writer.active.is_none() && !writer.begin_empty(0) {
             writer.give_up();
         }

@@ -14,6 +14,7 @@
 //! two sectors in it. Those behind it are found wherever they begin.
 
 use std::io;
+use std::sync::Arc;
 
 #[cfg(any(test, fuzzing))]
 use tidegate_event::Lane;
@@ -21,6 +22,7 @@ use tidegate_event::Lane;
 #[cfg(any(test, fuzzing))]
 use super::loss::Reason;
 use super::loss::{ENTRY_LEN, Loss, MAGIC};
+use crate::log::scan::Extent;
 use crate::log::storage::File;
 
 /// A file of more bytes is no ledger: the bound's bound.
@@ -28,16 +30,28 @@ pub(super) const LARGEST: u64 = 16 << 20;
 /// What a disk writes at once, or not at all.
 const SECTOR: usize = 512;
 
-/// All of it; an error if it is too large for one.
-pub(super) fn read(file: &dyn File) -> io::Result<Vec<u8>> {
+/// All of it, and whether the disk could read that; what it could not is zeros. An error if it is too large for a
+/// ledger, or nothing of it can be read.
+pub(super) fn read(file: Arc<dyn File>) -> io::Result<(Vec<u8>, bool)> {
     let len = file.len()?;
     if len > 2 * LARGEST {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "too large for a loss ledger"));
     }
     let mut bytes = vec![0; len as usize];
-    let read = file.read_at(&mut bytes, 0)?;
-    bytes.truncate(read);
-    Ok(bytes)
+    match file.read_at(&mut bytes, 0).or_else(|_| file.read_at(&mut bytes, 0)) {
+        Ok(read) => {
+            bytes.truncate(read);
+            Ok((bytes, true))
+        }
+        Err(error) => {
+            let all = Extent { file, offset: 0, len };
+            all.pieces(|piece, at| {
+                bytes[at as usize..][..piece.len()].copy_from_slice(piece);
+                Ok(())
+            })?;
+            if is_zero(&bytes) { Err(error) } else { Ok((bytes, false)) }
+        }
+    }
 }
 
 /// The bytes of entries.

@@ -106,8 +106,15 @@ impl Loss {
         self.lsns.start() <= lsns.end() && self.lsns.end() >= lsns.start()
     }
 
+    /// Whether it says all that the other one does: of what is lost in part only, what ends with the same event is
+    /// the same, or what is left of it for who comes back after a crash.
+    pub(super) fn says(&self, other: &Self) -> bool {
+        (self.is_whole() || self.lsns.end() == other.lsns.end()) && self.covers(other)
+    }
+
+    /// Whether it may say all that the other one does: of a range that is lost in part, only the reason and the
+    /// number tell.
     pub(super) fn covers(&self, other: &Self) -> bool {
-        // Of a range that is lost in part only, nobody knows which part.
         let is_meant = self.is_whole() || self.reason == other.reason;
         self.lane == other.lane
             && is_meant

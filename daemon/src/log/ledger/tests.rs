@@ -105,6 +105,71 @@ fn a_full_disk_takes_the_next_entries() {
 }
 
 #[test]
+fn what_was_on_disk_is_not_owed_when_it_is_merged() {
+    let sim = Sim::new(1);
+    sim.set_content(Path::new("/log/other"), b"");
+    let path = Path::new("/log/ledger");
+    let open = || Ledger::open(Arc::new(sim.clone()), path.into(), 4096, |_| ()).unwrap();
+    let ledger = open();
+    let all: Vec<Loss> = (1..=90).map(|number| loss(number * 10..=number * 10)).collect();
+    assert!(all[..85].iter().all(|loss| ledger.record(loss.clone())));
+    sim.leave_room(0);
+    // It does not fit, nor does the file that has it all.
+    assert!(all[85..].iter().all(|loss| !ledger.record(loss.clone())));
+    assert!(ledger.entries().len() < 80);
+    assert!(!ledger.owes(&(1..=850)) && ledger.owes(&(860..=860)));
+    sim.cut_power();
+    assert_eq!(open().entries(), all[..85]);
+    sim.leave_room(4096);
+    assert!(ledger.owes(&(900..=900)));
+}
+
+#[test]
+fn a_part_that_the_disk_cannot_read_leaves_the_others() {
+    let sim = Sim::new(1);
+    sim.set_content(Path::new("/log/other"), b"");
+    let path = Path::new("/log/ledger");
+    let mut copies = 0;
+    let mut open = |sim: &Sim| {
+        let copy = |bytes: &[u8]| copies += bytes.len();
+        Ledger::open(Arc::new(sim.clone()), path.into(), 64 << 10, copy).unwrap()
+    };
+    let all: Vec<Loss> = (1..=300).map(|lsn| loss(lsn * 2..=lsn * 2)).collect();
+    let ledger = open(&sim);
+    assert!(all.iter().all(|loss| ledger.record(loss.clone())));
+    // A page of four, each with 85 entries; and the last one, with 44 of them.
+    for (unreadable, left) in [(4096, 300 - 86), (12288, 300 - 44)] {
+        let sim = sim.fork(0);
+        sim.make_unreadable(path, unreadable..unreadable + 1);
+        let ledger = open(&sim);
+        let losses = ledger.losses();
+        assert_eq!((losses.entries, losses.damaged), (left, 1), "{unreadable}");
+        assert!(ledger.entries().iter().all(|loss| all.contains(loss)));
+        // It is written anew, elsewhere.
+        assert!(ledger.record(loss(1..=1)));
+        assert_eq!(open(&sim).losses(), Losses { entries: left + 1, events: left + 1, damaged: 0 });
+    }
+    assert!(copies >= 2 * 300 * ENTRY_LEN, "a copy of each: {copies}");
+}
+
+#[test]
+fn what_is_lost_in_part_says_nothing_of_other_events_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let ledger = Ledger::open(Arc::new(FileSystem), path, 4096, |_| ()).unwrap();
+    let part = |lsns, count| Loss { count, reason: Reason::Dropped, ..loss(lsns) };
+    // New events that a full lane dropped; then it is to drop its oldest.
+    let entries = [part(1..=100, 50), part(20..=40, 11), part(41..=60, 20)];
+    entries.iter().for_each(|loss| assert!(ledger.record(loss.clone())));
+    assert_eq!(ledger.entries(), entries);
+    // A crash came before they went; meanwhile the sink has got some of them.
+    for again in [part(20..=40, 11), part(30..=40, 5), part(45..=50, 6)] {
+        assert!(ledger.record(again));
+    }
+    assert_eq!(ledger.entries(), entries);
+}
+
+#[test]
 fn of_an_entry_across_two_sectors_either_may_be_there_after_a_power_cut() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ledger");

@@ -15,7 +15,7 @@ const PIECE: u64 = 256 << 10;
 /// Bytes of a file, with zeros where the disk cannot read it.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Extent {
-    pub(super) file: Arc<dyn File>,
+    pub(in super::super) file: Arc<dyn File>,
     /// Where in the file they begin.
     pub(in super::super) offset: u64,
     /// How many.

@@ -424,6 +424,35 @@ fn an_unreadable_ledger_is_set_aside() {
 }
 
 #[test]
+fn a_directory_in_the_place_of_a_file_is_set_aside() {
+    use super::super::{beginning, lane, ledger};
+    let names = [
+        segment::UNFINISHED,
+        segment::REWRITTEN,
+        LEDGER,
+        ledger::UNFINISHED,
+        beginning::FILE,
+        beginning::UNFINISHED,
+        lane::NAMES,
+        lane::UNFINISHED,
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join("log").join(name);
+    names.iter().for_each(|name| std::fs::create_dir_all(path(name).join("within")).unwrap());
+    let options = Options { max_ledger: 4096, ..options(dir.path()) };
+    let (log, mut writer, _) = open_unstarted(Arc::new(FileSystem), options).unwrap();
+    (0..60).for_each(|_| assert_eq!(add(&log, &mut writer), Ok(())));
+    // Until the ledger is written anew.
+    for lane in 1..=100 {
+        assert!(log.shared.ledger.record(Loss::now(Lane(lane), 5..=5, Reason::Dropped)));
+    }
+    log.release(41);
+    assert_eq!(log.usage().segments, 1);
+    let aside = std::fs::read_dir(path("quarantine")).unwrap();
+    assert_eq!(aside.count(), names.len());
+}
+
+#[test]
 fn after_a_failed_fdatasync_the_frame_goes_to_a_new_segment() {
     let sim = Sim::new(1);
     let (log, mut writer, _) = open(&sim);

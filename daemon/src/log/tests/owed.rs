@@ -120,3 +120,30 @@ fn a_sound_segment_makes_room_for_the_ledger() {
         assert_eq!(losses.len() as u64, entries + 1);
     }
 }
+
+/// The ledger is at its bound, and to take one entry more it is written anew, for which a full disk has no room.
+#[test]
+fn what_goes_makes_room_for_a_ledger_that_is_written_anew() {
+    let sim = Sim::new(1);
+    let options = Options { max_ledger: 4096, ..options(Path::new("/")) };
+    let (log, mut writer, _) = open_unstarted(Arc::new(sim.clone()), options).unwrap();
+    fill(&log, &mut writer, 3);
+    // Of each segment it says something.
+    let part = |lsn| Loss { count: 1, ..Loss::now(Lane(9), lsn..=lsn + 1, Reason::Expired) };
+    let lsns = (1..=log.committed()).cycle();
+    for (number, lsn) in (0..85).zip(lsns) {
+        let lane = Lane(9 + (number / 60) as u8);
+        assert!(log.shared.ledger.record(Loss { lane, ..part(lsn) }));
+    }
+    assert_eq!(log.losses().len(), 85);
+    sim.leave_room(0);
+    let mut dropped = BlockBuilder::new("", Received::Synced { unix_micros: 0 });
+    dropped.push_gone(Lane(0), 3);
+    assert!(matches!(log.append(&mut dropped), Append::Accepted(_)));
+    writer.step(Instant::now());
+    let last = log.committed();
+    log.enter_gone();
+    assert!(log.losses().len() < 85 && log.shared.ledger.owes(&(last - 2..=last)));
+    log.release(last);
+    assert_eq!((log.usage().segments, log.shared.ledger.owes(&(1..=last))), (1, false));
+}

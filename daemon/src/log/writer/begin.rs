@@ -92,7 +92,7 @@ impl Writer {
     }
 
     /// Best effort: what is left is in the way of the next attempt, which then fails.
-    pub(super) fn remove_unfinished(&self) {
+    fn remove_unfinished(&self) {
         let _ = self.shared.storage.unlink(&self.shared.dir.join(segment::UNFINISHED));
     }
 
