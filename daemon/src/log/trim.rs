@@ -261,8 +261,7 @@ impl Trim<'_> {
             }
             Ok(())
         })?;
-        let mut kept = thinning.decided();
-        let goes = self.look(segment, |event| !kept.contains_key(&event.lsn()))?;
+        let goes = self.look(segment, |event| thinning.is_gone(event))?;
         self.enter(&goes, Reason::Thinned)?;
         let mut thinned = segment.figures().thinned;
         thinned.push(self.lane);
@@ -272,13 +271,12 @@ impl Trim<'_> {
             if !self.rules(event.lane) || event.lsn() < first {
                 return Fate::Kept;
             }
-            match kept.remove(&event.lsn()) {
-                Some(Some(payload)) => Fate::Changed(payload),
-                Some(None) => Fate::Kept,
-                None => {
+            match thinning.fate(event) {
+                Fate::Gone(_) => {
                     gone += 1;
                     Fate::Gone(lane)
                 }
+                kept => kept,
             }
         })?;
         Ok(gone)

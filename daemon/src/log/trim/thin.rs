@@ -1,10 +1,14 @@
 //! Which events of a lane stand for the others of their topic and interval. Pure.
+//!
+//! It looks at all of them, and then says of each what becomes of it. Of the events themselves nothing is held:
+//! JSON takes many times its bytes in memory.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 use tidegate_event::{EventRef, Lsn};
 
+use crate::log::rewrite::Fate;
 use crate::log::{Downsample, Keep};
 
 /// Topics and intervals that are told apart at once; events of others are kept.
@@ -14,10 +18,10 @@ const MOST: usize = 1 << 16;
 #[derive(Debug)]
 pub(super) struct Thinning<'a> {
     downsample: &'a Downsample,
-    /// By topic and interval.
-    groups: HashMap<(String, i64), Group>,
-    /// Events of no group.
-    others: Vec<Lsn>,
+    /// By interval and topic.
+    groups: HashMap<i64, HashMap<String, Group>>,
+    /// How many.
+    count: usize,
 }
 
 /// The events of one topic in one interval.
@@ -27,40 +31,45 @@ struct Group {
     kept: Lsn,
     /// Its number, where it is compared by that.
     number: Option<f64>,
-    /// Of the mean: the sum, how many, and the newest payload with a number in it.
+    /// Of the mean: the sum, and how many. The one that is kept is the newest of these.
     sum: f64,
     count: u32,
-    payload: Option<Value>,
 }
 
 impl<'a> Thinning<'a> {
     pub(super) fn new(downsample: &'a Downsample) -> Self {
-        Self { downsample, groups: HashMap::new(), others: Vec::new() }
+        Self { downsample, groups: HashMap::new(), count: 0 }
+    }
+
+    fn interval(&self, event: &EventRef<'_>) -> i64 {
+        let micros = i64::try_from(self.downsample.interval.as_micros()).unwrap_or(i64::MAX);
+        event.received.unix_micros().div_euclid(micros.max(1))
+    }
+
+    fn number(&self, event: &EventRef<'_>) -> Option<f64> {
+        let pointer = match &self.downsample.keep {
+            Keep::Last => return None,
+            Keep::Mean(pointer) | Keep::Min(pointer) | Keep::Max(pointer) => pointer,
+        };
+        let payload: Value = serde_json::from_slice(event.payload).ok()?;
+        payload.pointer(pointer)?.as_f64()
     }
 
     pub(super) fn look(&mut self, event: &EventRef<'_>) {
-        let micros = i64::try_from(self.downsample.interval.as_micros()).unwrap_or(i64::MAX);
-        let interval = event.received.unix_micros().div_euclid(micros.max(1));
-        let key = (event.topic.to_owned(), interval);
-        if self.groups.len() >= MOST && !self.groups.contains_key(&key) {
-            self.others.push(event.lsn());
+        let interval = self.interval(event);
+        let is_known =
+            self.groups.get(&interval).is_some_and(|topics| topics.contains_key(event.topic));
+        if !is_known && self.count >= MOST {
             return;
         }
-        let lsn = event.lsn();
-        let (number, payload) = match &self.downsample.keep {
-            Keep::Last => (None, None),
-            Keep::Mean(pointer) | Keep::Min(pointer) | Keep::Max(pointer) => {
-                let payload: Option<Value> = serde_json::from_slice(event.payload).ok();
-                (payload.as_ref().and_then(|it| it.pointer(pointer)?.as_f64()), payload)
-            }
-        };
-        let group = self.groups.entry(key).or_insert(Group {
-            kept: lsn,
-            number: None,
-            sum: 0.0,
-            count: 0,
-            payload: None,
-        });
+        let (lsn, number) = (event.lsn(), self.number(event));
+        let topics = self.groups.entry(interval).or_default();
+        if !is_known {
+            self.count += 1;
+            let group = Group { kept: lsn, number: None, sum: 0.0, count: 0 };
+            topics.insert(event.topic.to_owned(), group);
+        }
+        let Some(group) = topics.get_mut(event.topic) else { return };
         let is_better = match &self.downsample.keep {
             Keep::Last => true,
             // One without a number stands for the others only where none has one.
@@ -71,28 +80,31 @@ impl<'a> Thinning<'a> {
         if is_better {
             (group.kept, group.number) = (lsn, number);
         }
-        if matches!(self.downsample.keep, Keep::Mean(_))
-            && let Some(number) = number
-        {
+        if let Some(number) = number {
             group.sum += number;
             group.count += 1;
-            group.payload = payload;
         }
     }
 
-    /// The events that are kept; those whose payload changes, with that.
-    pub(super) fn decided(self) -> HashMap<Lsn, Option<Vec<u8>>> {
-        let mut kept: HashMap<_, _> = self.others.into_iter().map(|lsn| (lsn, None)).collect();
-        for group in self.groups.into_values() {
-            let changed = match (&self.downsample.keep, group.payload) {
-                (Keep::Mean(pointer), Some(payload)) if group.count > 1 => {
-                    with_number(payload, pointer, group.sum / f64::from(group.count))
-                }
-                _ => None,
-            };
-            kept.insert(group.kept, changed);
+    fn group(&self, event: &EventRef<'_>) -> Option<&Group> {
+        self.groups.get(&self.interval(event))?.get(event.topic)
+    }
+
+    /// Whether another one stands for an event that was looked at.
+    pub(super) fn is_gone(&self, event: &EventRef<'_>) -> bool {
+        self.group(event).is_some_and(|group| group.kept != event.lsn())
+    }
+
+    /// What becomes of an event that was looked at.
+    pub(super) fn fate(&self, event: &EventRef<'_>) -> Fate {
+        match (&self.downsample.keep, self.group(event)) {
+            (_, Some(group)) if group.kept != event.lsn() => Fate::Gone(event.lane),
+            (Keep::Mean(pointer), Some(group)) if group.count > 1 => {
+                let mean = group.sum / f64::from(group.count);
+                with_number(event.payload, pointer, mean).map_or(Fate::Kept, Fate::Changed)
+            }
+            _ => Fate::Kept,
         }
-        kept
     }
 }
 
@@ -105,7 +117,8 @@ fn is_better(new: Option<f64>, old: Option<f64>, better: impl Fn(f64, f64) -> bo
     }
 }
 
-fn with_number(mut payload: Value, pointer: &str, number: f64) -> Option<Vec<u8>> {
+fn with_number(payload: &[u8], pointer: &str, number: f64) -> Option<Vec<u8>> {
+    let mut payload: Value = serde_json::from_slice(payload).ok()?;
     *payload.pointer_mut(pointer)? = serde_json::Number::from_f64(number)?.into();
     serde_json::to_vec(&payload).ok()
 }
@@ -122,24 +135,34 @@ mod tests {
     fn kept(keep: Keep, events: &[(&str, i64, &str)]) -> Vec<(Lsn, Option<String>)> {
         let downsample = Downsample { interval: Duration::from_secs(60), keep };
         let mut thinning = Thinning::new(&downsample);
-        for (lsn, (topic, second, payload)) in (1..).zip(events) {
-            thinning.look(&EventRef {
-                id: EventId { epoch: Epoch(1), lane: Lane(0), lsn },
-                lane: Lane(2),
-                received: Received::Synced { unix_micros: second * 1_000_000 },
-                origin: "",
-                topic,
-                qos: Qos::AtLeastOnce,
-                retain: false,
-                properties: Properties::default(),
-                payload: payload.as_bytes(),
-            });
+        let events: Vec<_> = (1..).zip(events).map(event).collect();
+        events.iter().for_each(|event| thinning.look(event));
+        let fates = events.iter().map(|event| (event, thinning.fate(event)));
+        let kept = fates.filter_map(|(event, fate)| {
+            assert_eq!(thinning.is_gone(event), fate == Fate::Gone(event.lane));
+            match fate {
+                Fate::Kept => Some((event.lsn(), None)),
+                Fate::Changed(payload) => {
+                    Some((event.lsn(), Some(String::from_utf8(payload).unwrap())))
+                }
+                Fate::Gone(_) => None,
+            }
+        });
+        kept.collect()
+    }
+
+    fn event<'a>((lsn, (topic, second, payload)): (Lsn, &'a (&str, i64, &str))) -> EventRef<'a> {
+        EventRef {
+            id: EventId { epoch: Epoch(1), lane: Lane(0), lsn },
+            lane: Lane(2),
+            received: Received::Synced { unix_micros: second * 1_000_000 },
+            origin: "",
+            topic,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            properties: Properties::default(),
+            payload: payload.as_bytes(),
         }
-        let text = |payload: Vec<u8>| String::from_utf8(payload).unwrap();
-        let mut kept: Vec<_> =
-            thinning.decided().into_iter().map(|(lsn, it)| (lsn, it.map(text))).collect();
-        kept.sort();
-        kept
     }
 
     const EVENTS: &[(&str, i64, &str)] = &[
@@ -171,5 +194,20 @@ mod tests {
     fn a_payload_may_be_the_number() {
         let events = [("a", 0, "1"), ("a", 1, "2"), ("a", 2, "nan"), ("a", 3, "6")];
         assert_eq!(kept(Keep::Mean(String::new()), &events), [(4, Some("3.0".to_owned()))]);
+    }
+
+    #[test]
+    fn beyond_a_number_of_topics_and_intervals_others_are_kept() {
+        let downsample = Downsample { interval: Duration::from_secs(60), keep: Keep::Last };
+        let mut thinning = Thinning::new(&downsample);
+        let topics: Vec<String> = (0..=MOST).map(|number| number.to_string()).collect();
+        let once = topics.iter().map(|topic| (topic.as_str(), 1, ""));
+        let twice: Vec<_> = once.clone().chain(once).collect();
+        let events: Vec<_> = (1..).zip(&twice).map(event).collect();
+        events.iter().for_each(|event| thinning.look(event));
+        assert_eq!(thinning.count, MOST);
+        let gone: Vec<Lsn> =
+            events.iter().filter(|it| thinning.is_gone(it)).map(EventRef::lsn).collect();
+        assert!(gone.into_iter().eq(1..=MOST as Lsn), "the last topic has both");
     }
 }
