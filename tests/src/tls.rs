@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::crypto::ring;
@@ -17,8 +16,7 @@ use rustls::{
 
 use crate::packet::{self, CONNACK, Version};
 use crate::pki::Issued;
-
-const TIMEOUT: Duration = Duration::from_secs(10);
+use crate::wait::SOON;
 
 /// Connects to servers whose certificates one root has signed.
 #[derive(Debug, Clone)]
@@ -68,10 +66,10 @@ impl Connector {
     /// # Errors
     /// When nobody listens, or who does cannot be trusted.
     pub fn connect(&self, broker: SocketAddr) -> io::Result<TlsWire> {
-        let stream = TcpStream::connect_timeout(&broker, TIMEOUT)?;
+        let stream = TcpStream::connect_timeout(&broker, SOON)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.set_write_timeout(Some(SOON))?;
         let name = ServerName::from(broker.ip());
         let session = ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
         let mut wire = TlsWire(StreamOwned::new(session, stream));

@@ -5,8 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::packet::{self, CONNACK, Version};
-
-const TIMEOUT: Duration = Duration::from_secs(10);
+use crate::wait::SOON;
 
 /// One connection.
 #[derive(Debug)]
@@ -36,10 +35,10 @@ impl Wire {
     /// # Errors
     /// When nobody listens, or there are no ports or descriptors left.
     pub fn try_open(broker: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&broker, TIMEOUT)?;
+        let stream = TcpStream::connect_timeout(&broker, SOON)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.set_write_timeout(Some(SOON))?;
         Ok(Self { stream, input: Vec::new() })
     }
 

@@ -10,6 +10,9 @@ use tidegate_tests::http;
 use tidegate_tests::site::Site;
 use tidegate_tests::wait::{LATER, SOON, eventually};
 
+/// How long clients may keep others from the pages: the daemon gives each 5 s, the rest is the machine's.
+const A_FEW_SECONDS: Duration = Duration::from_secs(15);
+
 fn start(max_connections: usize) -> Gateway {
     let site = Site::new();
     let bounded = format!("[admin]\nmax-connections = {max_connections}\n");
@@ -49,7 +52,7 @@ fn slow_clients_hold_the_pages_up_for_a_few_seconds_and_nobody_else() {
     assert_eq!(http::get(gateway.admin(), "/health").status, 200);
     let answered = begun.elapsed();
     assert!(published < Duration::from_secs(4), "{published:?}");
-    assert!(published < answered && answered < SOON, "{answered:?}");
+    assert!(published < answered && answered < A_FEW_SECONDS, "{answered:?}");
     drip.join().unwrap();
 }
 

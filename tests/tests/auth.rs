@@ -12,7 +12,7 @@ use tidegate_tests::gateway::Gateway;
 use tidegate_tests::packet::{CONNACK, DISCONNECT, PUBACK, SUBACK, Version, login};
 use tidegate_tests::packet::{publish, subscribe};
 use tidegate_tests::site::Site;
-use tidegate_tests::wait::{SOON, eventually};
+use tidegate_tests::wait::{SOON, eventually, nine_of_ten};
 use tidegate_tests::wire::Wire;
 
 const PASSWORD_FILE: &str = "[auth]\npassword-file = \"passwords\"\n";
@@ -129,10 +129,10 @@ fn tokens_are_passwords_until_they_expire() {
     );
     let port = gateway.mqtt().port().to_string();
     python("auth_clients.py", &[&port, secret]);
-    let log = gateway.process().stderr();
     for expected in ["it has expired", "its token has expired"] {
-        assert!(log.contains(expected), "{log}");
+        gateway.says(&[expected]);
     }
+    let log = gateway.process().stderr();
     assert!(!log.contains(secret) && !log.contains("eyJ"), "{log}");
 }
 
@@ -266,12 +266,12 @@ fn a_flood_of_logins_disturbs_no_neighbour() {
             })
         })
         .collect();
-    let mut slowest = Duration::ZERO;
+    let mut waits = Vec::new();
     for id in 1..=300 {
         let sent = Instant::now();
         neighbour.send(&publish(Version::V5, 1, b"plant/a", id, b"1"));
         assert_eq!(neighbour.answer().unwrap().0, PUBACK);
-        slowest = slowest.max(sent.elapsed());
+        waits.push(sent.elapsed());
     }
     let codes: Vec<u8> = flood.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
     let verified = codes.iter().filter(|code| **code == 0x86).count();
@@ -281,12 +281,19 @@ fn a_flood_of_logins_disturbs_no_neighbour() {
     let grown = gateway.process().peak_memory().saturating_sub(memory);
     let spent = gateway.process().cpu() - cpu;
     assert!(grown < 24 << 20, "{grown} bytes for the flood");
-    assert!(slowest < Duration::from_secs(1), "the neighbour waited {slowest:?}");
+    let waited = nine_of_ten(waits);
+    assert!(waited < Duration::from_millis(500), "the neighbour waited {waited:?}");
     println!(
-        "{verified} verified, {grown} bytes, {spent:?} of CPU, neighbour's slowest {slowest:?}"
+        "{verified} verified, {grown} bytes, {spent:?} of CPU, the neighbour waited {waited:?}"
     );
     assert!(gateway.metric("tidegate_login_penalties_total") >= 1.0);
-    let (_, code) = try_login(broker, Version::V4, "anna", SECRET);
+    let anna = || try_login(broker, Version::V4, "anna", SECRET).1;
+    let mut code = anna();
+    if code == 0 {
+        // The penalty has run out meanwhile: one more failure begins the next, which is twice as long.
+        assert_eq!(try_login(broker, Version::V5, "user-0-0", "wrong").1, 0x86);
+        code = anna();
+    }
     assert_eq!(code, 3, "the address has to wait, whoever it is");
 }
 

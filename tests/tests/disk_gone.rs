@@ -68,8 +68,10 @@ impl Story {
         for _ in 0..3 {
             eventually("a refusal", SOON, || self.publish() == reason);
         }
-        let status = self.gateway.status();
-        assert!(status["problems"].to_string().contains(problem), "{status}");
+        // Not while one more commit is tried.
+        eventually("the status says why", SOON, || {
+            self.gateway.status()["problems"].to_string().contains(problem)
+        });
         self.gateway.says(&["a commit failed, the segment is abandoned", error]);
         self.gateway.says(&["the disk takes no writes: events are refused"]);
         assert!(self.gateway.process().is_running());

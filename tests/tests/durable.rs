@@ -52,11 +52,16 @@ fn answered_after_the_sync(trace: &[String], answer: &str) {
         (line.contains("recvfrom(") || line.contains("read(") || line.contains("resumed"))
             && line.contains("\\v\\v") // the packet id
     });
-    let written = after(came, "write", &|line| is_write(line) && !line.contains("= -1"));
-    let begun = after(written, "fdatasync", &|line| line.contains("fdatasync("));
+    // A frame of the log; other threads write and sync other files.
+    let written = after(came, "frame", &|line| is_write(line) && line.contains("TGF1"));
+    let thread = trace[written].split(' ').next().unwrap_or_default();
+    let of_writer = |line: &str| line.starts_with(&format!("{thread} "));
+    let begun = after(written, "fdatasync", &|line| of_writer(line) && line.contains("fdatasync("));
     // Where another thread got between, strace splits the call into two lines.
     let synced = if trace[begun].contains("unfinished") {
-        after(begun, "end of the fdatasync", &|line| line.contains("fdatasync resumed"))
+        after(begun, "end of the fdatasync", &|line| {
+            of_writer(line) && line.contains("fdatasync resumed")
+        })
     } else {
         begun
     };

@@ -68,11 +68,7 @@ fn a_full_log_holds_a_publisher_back_until_there_is_room() {
     let fleet = Fleet::connect(gateway.mqtt(), &Shape { connections: 3, ..Shape::default() });
     let load = fleet.unwrap().start(Run::messages(60_000, LATER * 2));
     // 4 MiB hold less than 21,000 payloads of 200 bytes.
-    let mut before = 0;
-    eventually("the publishers stand still", LATER, || {
-        let answered = load.answered();
-        std::mem::replace(&mut before, answered) == answered && answered > 1_000
-    });
+    load.stands_still(1_000, LATER);
     assert!(load.answered() < 21_000, "{} acknowledged", load.answered());
 
     // MQTT 5 is told why. A smaller event may find a place where a larger block does not.

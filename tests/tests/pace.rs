@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tidegate_tests::gateway::Gateway;
 use tidegate_tests::load::{Fleet, Run, Shape};
 use tidegate_tests::packet::{self, CONNACK, CONNECT, PUBACK, PUBLISH, SUBACK, Version};
-use tidegate_tests::wait::{LATER, SOON, eventually};
+use tidegate_tests::wait::{LATER, SOON, eventually, nine_of_ten};
 use tidegate_tests::wire::Wire;
 
 /// Publishes `count` events flat out beside a neighbour who keeps to the limit. Answers how long that took.
@@ -20,15 +20,15 @@ fn flat_out(limit: &str, payload: usize, count: u64) -> Duration {
         assert_eq!((report.broken, report.refused, report.acknowledged), (None, 0, count));
         begun.elapsed()
     });
-    let mut slowest = Duration::ZERO;
+    let mut waits = Vec::new();
     while !greedy.is_finished() {
         let begun = Instant::now();
         modest.send(&packet::publish(Version::V5, 1, b"modest", 1, b"1"));
         assert_eq!(modest.answer().map(|(first, _)| first), Some(PUBACK));
-        slowest = slowest.max(begun.elapsed());
+        waits.push(begun.elapsed());
         std::thread::park_timeout(Duration::from_millis(50));
     }
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(nine_of_ten(waits.clone()) < Duration::from_millis(500), "{waits:?}");
     assert!(gateway.metric("tidegate_clients_paced_total") > 0.0);
     greedy.join().unwrap()
 }
@@ -37,13 +37,13 @@ fn flat_out(limit: &str, payload: usize, count: u64) -> Duration {
 fn a_client_beyond_its_events_a_second_is_made_to_wait_and_nobody_else() {
     // A second's burst, and then 200 a second.
     let took = flat_out("max-events-per-second = 200", 100, 1000);
-    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(10), "{took:?}");
+    assert!(took > Duration::from_secs(3) && took < SOON, "{took:?}");
 }
 
 #[test]
 fn a_client_beyond_its_bytes_a_second_is_made_to_wait_and_nobody_else() {
     let took = flat_out("max-bytes-per-second = \"64KiB\"", 1000, 300);
-    assert!(took > Duration::from_millis(2500) && took < Duration::from_secs(10), "{took:?}");
+    assert!(took > Duration::from_millis(2500) && took < SOON, "{took:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::process::Output;
 use tidegate_tests::gateway::{Gateway, config};
 use tidegate_tests::packet::{PUBACK, Version, publish};
 use tidegate_tests::site::Site;
+use tidegate_tests::wait::{SOON, eventually};
 use tidegate_tests::wire::Wire;
 
 const USAGE: i32 = 64;
@@ -170,6 +171,8 @@ fn a_second_gateway_on_one_data_directory_is_refused() {
         found.sort();
         found
     };
+    // It is made after the start.
+    eventually("the ballast is held", SOON, || gateway.metric("tidegate_log_ballast_bytes") > 0.0);
     let before = listing(&gateway);
     for _ in 0..3 {
         let output = run(gateway.site(), "run --config tidegate.toml");

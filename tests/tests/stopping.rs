@@ -37,10 +37,11 @@ fn a_second_signal_ends_it_at_once() {
 
 #[test]
 fn a_disk_that_hangs_does_not_keep_it_from_ending() {
-    let hang = "inject=fdatasync:delay_enter=20000000:when=10+";
+    let hang = "inject=fdatasync:delay_enter=25s:when=10+";
     let mut gateway = Gateway::start_with_strace("", &["-e", "trace=fdatasync", "-e", hang]);
     let mut wire = Wire::client(gateway.mqtt(), Version::V4, "one");
-    wire.set_patience(Duration::from_secs(2));
+    // So long no disk takes that only is busy.
+    wire.set_patience(Duration::from_secs(4));
     let hangs = (1..100).any(|id| {
         wire.send(&publish(Version::V4, 1, b"a", id, b"payload"));
         wire.try_answer().is_err()

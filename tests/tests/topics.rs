@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tidegate_tests::gateway::{Gateway, config};
 use tidegate_tests::packet::{self, PUBACK, Version};
 use tidegate_tests::site::Site;
-use tidegate_tests::wait::{LATER, eventually};
+use tidegate_tests::wait::{LATER, eventually, nine_of_ten};
 use tidegate_tests::wire::Wire;
 
 const TOPICS: u32 = 1_000_000;
@@ -56,18 +56,19 @@ fn a_million_topics_take_no_more_memory_than_the_bounds_say() {
         }
         sender
     });
-    let (mut slowest, mut count) = (Duration::ZERO, 0);
+    let mut waits = Vec::new();
     while !reader.is_finished() {
         let begun = Instant::now();
         neighbour.send(&packet::publish(Version::V4, 1, b"neighbour", 7, b"1"));
         assert_eq!(neighbour.answer().map(|(first, _)| first), Some(PUBACK));
         assert!(watcher.answer().is_some());
-        (slowest, count) = (slowest.max(begun.elapsed()), count + 1);
+        waits.push(begun.elapsed());
         thread::park_timeout(Duration::from_millis(20));
     }
     reader.join().unwrap();
     drop(writer.join().unwrap());
-    assert!(count > 2 && slowest < Duration::from_secs(2), "{count} times, at most {slowest:?}");
+    let (count, waited) = (waits.len(), nine_of_ten(waits));
+    assert!(count > 10 && waited < Duration::from_secs(1), "{count} times, mostly {waited:?}");
 
     let ignored =
         || gateway.metric_where("tidegate_alerts_ignored_total", "too-many-devices") as u32;
@@ -78,6 +79,6 @@ fn a_million_topics_take_no_more_memory_than_the_bounds_say() {
     eventually("the retained messages have seen all", LATER, || refused() >= TOPICS - 5000);
     assert!(refused() < TOPICS - 3000, "{}", refused());
     let peak = gateway.process().peak_memory();
-    eprintln!("peak {} MiB, neighbour at most {slowest:?}", peak / MIB);
+    eprintln!("peak {} MiB, the neighbour mostly {waited:?}", peak / MIB);
     assert!(peak < 96 * MIB, "{peak}");
 }

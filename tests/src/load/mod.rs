@@ -26,6 +26,7 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::packet::Version;
+use crate::wait::eventually;
 
 pub use audience::Audience;
 pub use histogram::Histogram;
@@ -40,7 +41,10 @@ const BREATH: Duration = Duration::from_micros(200);
 /// How often a run looks whether it is over.
 const LOOK_UP: Duration = Duration::from_millis(20);
 /// How long the last answers may take.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Publishers that were answered nothing for that long are held back.
+const STILL: Duration = Duration::from_millis(500);
 
 /// What the load is like.
 #[derive(Debug, Clone)]
@@ -305,6 +309,22 @@ impl Running {
     /// Whether it has ended by itself.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
+    }
+
+    /// Waits until more than `least` messages are answered and no other has been for half a second.
+    ///
+    /// # Panics
+    /// When that is not so within `limit`.
+    #[track_caller]
+    pub fn stands_still(&self, least: u64, limit: Duration) {
+        let (mut before, mut since) = (self.answered(), Instant::now());
+        eventually("the publishers stand still", limit, || {
+            let answered = self.answered();
+            if std::mem::replace(&mut before, answered) != answered {
+                since = Instant::now();
+            }
+            answered > least && since.elapsed() >= STILL
+        });
     }
 
     /// Its end, by itself.

@@ -3,17 +3,17 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 
 use super::{Histogram, Shape};
 use crate::packet::{self, CONNACK, PUBACK, Version};
+use crate::wait::SOON;
 
 /// Digits of `seq` in a payload, filled with spaces on the left.
 const DIGITS: usize = 12;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A device that publishes.
 #[derive(Debug)]
@@ -114,9 +114,9 @@ impl Publisher {
     }
 
     pub(super) fn connect(&mut self, broker: SocketAddr) -> io::Result<()> {
-        let mut stream = TcpStream::connect_timeout(&broker, CONNECT_TIMEOUT)?;
+        let mut stream = TcpStream::connect_timeout(&broker, SOON)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+        stream.set_read_timeout(Some(SOON))?;
         stream.write_all(&packet::connect(self.version, &self.device))?;
         self.filled = 0;
         loop {
