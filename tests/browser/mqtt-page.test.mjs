@@ -50,7 +50,7 @@ async function talk(url, host) {
   const heard = await page.evaluate(
     (url) =>
       new Promise((resolve) => {
-        const timer = setTimeout(() => resolve("nothing"), 10_000);
+        const timer = setTimeout(() => resolve("nothing"), 30_000);
         const client = window.mqtt.connect(url, { reconnectPeriod: 0, protocolVersion: 5 });
         const end = (heard) => (clearTimeout(timer), client.end(true), resolve(heard));
         client.on("connect", async () => {

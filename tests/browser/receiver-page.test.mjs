@@ -60,7 +60,7 @@ async function agrees(id, name) {
   await page.waitForFunction(
     ([element, value]) => document.getElementById(element).textContent === value,
     [id, expected.toLocaleString("en")],
-    { timeout: 5000 },
+    { timeout: 30_000 },
   );
   return expected;
 }

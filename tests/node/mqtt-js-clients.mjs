@@ -7,7 +7,7 @@ import { connectAsync } from "mqtt";
 
 const [, , url, root] = process.argv;
 const ca = root && readFileSync(root);
-const limit = 10_000;
+const limit = 30_000;
 
 // A connected client whose messages wait in a queue.
 class Client {

@@ -12,7 +12,7 @@ import time
 import paho.mqtt.client as mqtt
 
 HOST, PORT, SECRET = "127.0.0.1", int(sys.argv[1]), sys.argv[2].encode()
-LIMIT = 10
+LIMIT = 30
 # The CONNACK's codes: right, and refused in MQTT 5 and 3.1.1 (paho names the latter in MQTT 5's numbers).
 RIGHT, BAD_LOGIN = 0, 0x86
 

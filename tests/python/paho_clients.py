@@ -10,7 +10,7 @@ import paho.mqtt.client as mqtt
 HOST, PORT = "127.0.0.1", int(sys.argv[1])
 TRANSPORT = sys.argv[2] if len(sys.argv) > 2 else "tcp"
 ROOT = sys.argv[3] if len(sys.argv) > 3 else None
-LIMIT = 10
+LIMIT = 30
 
 
 class Client:

@@ -7,7 +7,7 @@ import sys
 import paho.mqtt.client as mqtt
 
 HOST, PORT = "127.0.0.1", int(sys.argv[1])
-LIMIT = 10
+LIMIT = 30
 SHARED = "$share/workers/jobs/+"
 
 
