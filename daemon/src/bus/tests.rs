@@ -43,7 +43,7 @@ async fn first(subscriber: &mut Subscriber) -> Vec<Option<Lsn>> {
             subscriber.fill(&mut deliveries, WINDOW).await.unwrap();
         }
     };
-    timeout(Duration::from_secs(10), wait).await.expect("nothing comes");
+    timeout(Duration::from_secs(30), wait).await.expect("nothing comes");
     deliveries.iter().map(|delivery| delivery.lsn).collect()
 }
 

@@ -56,7 +56,7 @@ async fn a_batch_that_is_too_slow_for_the_link_goes_in_smaller_ones() {
     let gateway = Gateway::new(&bus, |config, http| {
         config.batch.max_events = 200;
         config.batch.max_age = Span::milliseconds(50);
-        http.timeout = Span::milliseconds(150);
+        http.timeout = Span::milliseconds(500);
     });
     let handle = gateway.start();
     gateway.publish("s", numbers(0..200)).await;
@@ -72,7 +72,7 @@ async fn a_batch_that_is_too_slow_for_the_link_goes_in_smaller_ones() {
 async fn a_single_time_out_splits_nothing() {
     let bus = Bus::open().await;
     bus.rules(|rules| rules.script.extend([Reply::Hang]));
-    let gateway = Gateway::new(&bus, |_, http| http.timeout = Span::milliseconds(100));
+    let gateway = Gateway::new(&bus, |_, http| http.timeout = Span::seconds(1));
     gateway.start();
     gateway.publish("s", numbers(0..10)).await;
     bus.until(10).await;

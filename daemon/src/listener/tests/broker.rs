@@ -24,7 +24,7 @@ use crate::state::{State, StateError};
 use crate::supervise::{Role, Supervisor};
 
 /// Whatever a test waits for comes within this time, or never.
-pub(super) const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) struct Broker {
     pub(super) address: SocketAddr,

@@ -275,12 +275,14 @@ async fn a_will_waits_for_its_delay_and_not_for_a_client_that_is_back() {
 #[tokio::test]
 async fn a_will_and_the_time_of_a_session_go_on_across_a_restart() {
     let broker = Broker::start().await;
-    let mut client = with_will(&broker, "c", 1, 0).await;
-    client.ask(&[0xe0, 1, 4]).await;
-    let (mut short, _, _) = connect_5(&broker, "short", 0, &[0x11, 0, 0, 0, 1]).await;
-    short.ask(&[0xe0, 0]).await;
     let (mut watcher, _, _) = connect_5(&broker, "w", 0, &MINUTE).await;
     watcher.subscribe(5, "#", 1).await;
+    // Away: it would get the will before the restart, were that late.
+    drop(watcher);
+    let (mut short, _, _) = connect_5(&broker, "short", 0, &[0x11, 0, 0, 0, 3]).await;
+    short.ask(&[0xe0, 0]).await;
+    let mut client = with_will(&broker, "c", 1, 0).await;
+    client.ask(&[0xe0, 1, 4]).await;
     let broker = broker.restart().await;
     let (mut watcher, _, _) = connect_5(&broker, "w", 0, &MINUTE).await;
     assert_eq!(watcher.packet().await, publish(5, QOS_1, 1, "gone", b"x"));
