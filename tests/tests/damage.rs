@@ -149,6 +149,20 @@ const DAMAGES: &[Damage] = &[
         |data| fs::write(data.join("log/ledger"), [7; 999]).unwrap(),
         Left::All,
     ),
+    (
+        "the ledger is a directory, and so is what it is written anew as",
+        |data| {
+            fs::remove_file(data.join("log/ledger")).unwrap();
+            fs::create_dir(data.join("log/ledger")).unwrap();
+            fs::create_dir(data.join("log/ledger.new")).unwrap();
+        },
+        Left::All,
+    ),
+    (
+        "a segment that is being created is a directory",
+        |data| fs::create_dir(data.join("log/segment.new")).unwrap(),
+        Left::All,
+    ),
     ("the ledger is empty", |data| fs::write(data.join("log/ledger"), []).unwrap(), Left::All),
     ("the lock is missing", |data| fs::remove_file(data.join("log/lock")).unwrap(), Left::All),
     (

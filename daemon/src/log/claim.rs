@@ -9,7 +9,7 @@ use tracing::info;
 use super::lane::{Lanes, NAMES, Names};
 use super::quarantine::Quarantine;
 use super::queue::Bounds;
-use super::recovery::{OpenError, Place, Recovered, Recovery};
+use super::recovery::{Listed, OpenError, Place, Recovered, Recovery};
 use super::shared::Shared;
 use super::storage::{File, Storage, remove};
 use super::writer::Writer;
@@ -64,6 +64,8 @@ impl Claim {
     ) -> Result<(Log, Writer, Recovery), OpenError> {
         let Self { storage, options, bounds, lock } = self;
         let dir = &options.dir;
+        // Before anything is changed: a newer version refuses.
+        let listed = Listed::read(&*storage, dir)?;
         let quarantine = Quarantine::new(Arc::clone(&storage), dir, options.max_quarantine);
         quarantine.look();
         let ledger = open_ledger(&storage, &options, &quarantine)?;
@@ -74,7 +76,7 @@ impl Claim {
             ledger: &ledger,
             quarantine: &quarantine,
         };
-        let mut recovered = place.recover(known)?;
+        let mut recovered = place.recover(listed, known)?;
         remove_unfinished(&*storage, dir, &quarantine);
         let names = Names::read(&storage, dir).unwrap_or_else(|error| {
             quarantine.set_aside(NAMES, &error.to_string());

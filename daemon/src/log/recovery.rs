@@ -21,6 +21,7 @@ use super::segment::{self, Header, Segment, Table};
 use super::spare::Spare;
 use super::storage::{File, Storage};
 use super::writer::Active;
+pub(super) use found::Listed;
 use found::{Found, epoch};
 
 /// Bytes that a scan reads at once.
@@ -144,9 +145,15 @@ impl Scanned {
 
 impl Place<'_> {
     /// Puts the log in order. LSNs go on behind `known`, if that is of this log.
-    pub(super) fn recover(&self, known: Option<EventId>) -> Result<Recovered, OpenError> {
+    pub(super) fn recover(
+        &self,
+        Listed { mut found, spares, foreign }: Listed,
+        known: Option<EventId>,
+    ) -> Result<Recovered, OpenError> {
         let mut report = Recovery::default();
-        let (mut found, spares) = self.look(&mut report)?;
+        for name in foreign {
+            report.set_aside.extend(self.quarantine.set_aside(&name, "not a file of the log"));
+        }
         let epoch = epoch(&found);
         self.set_foreign_aside(&mut found, epoch, &mut report);
         self.remove_replaced(&mut found);

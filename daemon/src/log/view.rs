@@ -14,7 +14,7 @@ use tidegate_event::{Epoch, Lsn};
 use super::claim::open_ledger;
 use super::lane::{Lanes, Names};
 use super::quarantine::{self, Quarantine};
-use super::recovery::{Place, Recovered};
+use super::recovery::{Listed, Place, Recovered};
 use super::segment::Segment;
 use super::shared::Shared;
 use super::storage::overlay::{Change, Overlay};
@@ -82,6 +82,7 @@ impl View {
         let storage: Arc<dyn Storage> = Arc::new(overlay.clone());
         let quarantine =
             Quarantine::new(Arc::clone(&storage), &options.dir, options.max_quarantine);
+        let listed = Listed::read(&*storage, &options.dir)?;
         quarantine.look();
         let ledger = open_ledger(&storage, &options, &quarantine)?;
         let place = Place {
@@ -91,7 +92,7 @@ impl View {
             ledger: &ledger,
             quarantine: &quarantine,
         };
-        let mut recovered = place.recover(None)?;
+        let mut recovered = place.recover(listed, None)?;
         // Not through what was put in order: the end of the newest segment moves on.
         let disk: Arc<dyn Storage> = Arc::new(Overlay::over(databases));
         let bounds = options.bounds();

@@ -13,6 +13,7 @@ use super::super::lane;
 use super::super::ledger;
 use super::super::segment::{self, Before, Decoded, Header};
 use super::super::spare::{self, Spare};
+use super::super::storage::Storage;
 use super::super::{LEDGER, LOCK};
 use super::{OpenError, Place, Recovery};
 
@@ -67,58 +68,61 @@ impl Found {
     }
 }
 
-impl Place<'_> {
-    /// Lists the segment files and reads their headers. Changes nothing if one of them is of a newer
-    /// version; otherwise sets aside what is not named like a segment.
-    pub(super) fn look(
-        &self,
-        report: &mut Recovery,
-    ) -> Result<(Vec<Found>, Vec<Spare>), OpenError> {
-        let names = self.storage.list(self.dir).map_err(OpenError::io("list", self.dir))?;
-        let (mut found, mut spares, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
-        for name in names {
+/// What lies in a log's directory, but for files that are neither segments nor spares.
+#[derive(Debug, Default)]
+pub(in super::super) struct Listed {
+    pub(super) found: Vec<Found>,
+    pub(super) spares: Vec<Spare>,
+    /// Names that the log does not give.
+    pub(super) foreign: Vec<String>,
+}
+
+impl Listed {
+    /// Lists the segment files in `dir` and reads their headers. Fails if one of them is of a newer version.
+    pub(in super::super) fn read(storage: &dyn Storage, dir: &Path) -> Result<Self, OpenError> {
+        let mut listed = Self::default();
+        for name in storage.list(dir).map_err(OpenError::io("list", dir))? {
             if OURS.contains(&name.as_str()) {
                 continue;
             }
             if spare::is_name(&name) {
-                spares.extend(self.spare(self.dir.join(name)));
+                listed.spares.extend(spare_at(storage, dir.join(name)));
                 continue;
             }
             let Some((first, sequence)) = segment::parse_name(&name) else {
-                foreign.push(name);
+                listed.foreign.push(name);
                 continue;
             };
-            let path = self.dir.join(&name);
-            let (front, len) = self.front(&path).map_err(OpenError::io("read", &path))?;
+            let path = dir.join(&name);
+            let (front, len) = front(storage, &path).map_err(OpenError::io("read", &path))?;
             let header = match Header::decode(&front) {
                 Decoded::Header(header) => Some(header),
                 Decoded::Damaged => None,
                 Decoded::Newer(version) => return Err(OpenError::Newer { path, version }),
             };
-            found.push(Found { name, path, first, sequence, len, header, end: 0 });
+            listed.found.push(Found { name, path, first, sequence, len, header, end: 0 });
         }
-        for name in foreign {
-            report.set_aside.extend(self.quarantine.set_aside(&name, "not a file of the log"));
-        }
-        Ok((found, spares))
+        Ok(listed)
     }
+}
 
-    /// One that cannot be opened is passed over.
-    fn spare(&self, path: PathBuf) -> Option<Spare> {
-        let size = self.storage.open(&path).and_then(|file| file.len());
-        size.ok().map(|size| Spare { path, size })
-    }
+/// One that cannot be opened is passed over.
+fn spare_at(storage: &dyn Storage, path: PathBuf) -> Option<Spare> {
+    let size = storage.open(&path).and_then(|file| file.len());
+    size.ok().map(|size| Spare { path, size })
+}
 
-    fn front(&self, path: &Path) -> io::Result<(Vec<u8>, u64)> {
-        let file = self.storage.open(path)?;
-        let mut front = vec![0; segment::HEADER_LEN];
-        // A header that the disk cannot read, also not the second time, is a damaged one.
-        let read = file.read_at(&mut front, 0).or_else(|_| file.read_at(&mut front, 0));
-        let read = read.unwrap_or(0);
-        front.truncate(read);
-        Ok((front, file.len()?))
-    }
+fn front(storage: &dyn Storage, path: &Path) -> io::Result<(Vec<u8>, u64)> {
+    let file = storage.open(path)?;
+    let mut front = vec![0; segment::HEADER_LEN];
+    // A header that the disk cannot read, also not the second time, is a damaged one.
+    let read = file.read_at(&mut front, 0).or_else(|_| file.read_at(&mut front, 0));
+    let read = read.unwrap_or(0);
+    front.truncate(read);
+    Ok((front, file.len()?))
+}
 
+impl Place<'_> {
     /// Leaves in `found` what belongs to this log.
     pub(super) fn set_foreign_aside(
         &self,

@@ -372,13 +372,16 @@ fn a_newer_version_is_refused_and_left_untouched() {
     }
     sim.set_content(path, &content);
     sim.set_content(&Path::new(DIR).join("notes.txt"), b"to do");
+    // To this version the ledger of a newer one is damaged.
+    sim.set_content(&Path::new(DIR).join(LEDGER), &b"TGL2, as it may be".repeat(5));
     let refused = open_unstarted(Arc::new(sim.clone()), options(Path::new("/"))).unwrap_err();
     assert_eq!(
         refused.to_string(),
         "/log/00000000000000000021-00000002.seg: written by a newer version of tidegate (log format \
          9, this one reads up to 5); install that version again"
     );
-    assert_eq!((sim.content(path), quarantined(&sim)), (content, vec![]));
+    assert!(sim.content(path) == content);
+    assert_eq!(quarantined(&sim), Vec::<String>::new());
     assert!(sim.open(&Path::new(DIR).join("notes.txt")).is_ok());
 }
 
