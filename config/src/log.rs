@@ -19,7 +19,8 @@ pub struct Log {
     /// 4 MiB to 64 TiB; default 1 GiB.
     pub max_size: ByteSize,
     /// Bytes of one segment file. 64 KiB to 64 MiB; default 16 MiB, or a 64th of `max-size` if that is less, but
-    /// 8 MiB at least, or a sixteenth of `max-size` if that is less.
+    /// 8 MiB at least, or a sixteenth of `max-size` if that is less. No segment is larger than a quarter of the
+    /// smallest lane's `max-size`.
     pub segment_size: ByteSize,
     /// How long events stay on disk after every sink has them. 0 s to a year; default 0 s.
     pub retain: Span,

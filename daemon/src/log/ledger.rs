@@ -3,7 +3,8 @@
 //! A file of entries, appended and fdatasync'd (`ledger/file.rs`).
 //!
 //! A loss that the ledger covers already is not entered twice, so whoever meets the damage may report
-//! it. What was found when it was opened is written once more, where it lies, before it counts as durable.
+//! it. An entry for a range that is lost in part covers no others there: only what ends with the same event, as
+//! it is what is left of it, and what further sinks pass over of what one has entered. What was found when it was opened is written once more, where it lies, before it counts as durable.
 //!
 //! *Bound*: where one entry more would take the file beyond `max_ledger`, the older half of the entries
 //! is merged into a quarter of what the bound allows: no LSN leaves the ledger, and no count, but the

@@ -9,8 +9,9 @@
 //! - Opening never needs a person: what cannot be used is set aside, what cannot be read is entered in
 //!   the loss ledger, the rest is served. Only a newer format, a second process, or a directory that
 //!   cannot be used refuses.
-//! - Memory: two frames, one more with compression, and at most 4 × `max_bytes` of blocks that wait. It does not
-//!   grow with the backlog. Damage takes at most 2.5 MiB while it is searched and copied, however large it is.
+//! - Memory: two frames, one more with compression, and at most 4 × `max_bytes` of blocks that wait. With the
+//!   backlog it grows by about half a KiB a segment. Damage takes at most 2.5 MiB while it is searched and copied,
+//!   however large it is; downsampling, what 65,536 topics and intervals take.
 //! - Disk: `max_size`, over all segment files and spares; control records and records of what is gone may take
 //!   one segment more, and so may one that is being rewritten. One that was removed takes its room for as long as
 //!   a reader has it open. Beside them `max_quarantine` for what is set aside, and `max_ledger`,
@@ -181,8 +182,8 @@
 //! # Recovery
 //!
 //! The directory is locked. All headers are read; a newer version refuses, before anything is
-//! changed. Set aside in `quarantine/`: files with other names, segments of another lane or epoch,
-//! segments too short for a header. What is missing between where the log is to begin (`beginning`) and its
+//! changed. Set aside in `quarantine/`: files with other names, what has the name of a file of the log and cannot
+//! be one, segments of another lane or epoch, segments too short for a header. What is missing between where the log is to begin (`beginning`) and its
 //! oldest segment is entered in the ledger. Segments whose place another one has taken are removed. A segment
 //! whose two header copies are damaged is set aside too, with the LSNs that it may have held in the ledger; LSNs
 //! go on behind them.
