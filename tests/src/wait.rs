@@ -47,3 +47,20 @@ pub fn nine_of_ten(mut waits: Vec<Duration>) -> Duration {
     waits.sort_unstable();
     waits[(waits.len() * 9).div_ceil(10) - 1]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_ten_may_be_long_and_of_fewer_none() {
+        let waits =
+            |long: u64, of: u64| (0..of).map(move |n| Duration::from_secs(u64::from(n < long)));
+        for (long, of, expected) in
+            [(0, 1, 0), (1, 1, 1), (1, 2, 1), (1, 9, 1), (1, 10, 0), (2, 10, 1), (2, 20, 0)]
+        {
+            let found = nine_of_ten(waits(long, of).collect());
+            assert_eq!(found, Duration::from_secs(expected), "{long} of {of}");
+        }
+    }
+}
