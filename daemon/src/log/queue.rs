@@ -300,23 +300,31 @@ impl Queue {
         state.frames.clear();
     }
 
-    /// Waits until a block would fit. Never resolves once the queue is closed.
-    pub(super) async fn room(&self, mut need: Need, on_disk: impl Fn() -> u64, lanes: &Lanes) {
-        // A larger block may never fit: it waits for no more room than this.
-        need.lanes = lanes.capped(&need.lanes);
-        let parts: u64 = need.lanes.iter().map(|part| part.bytes).sum();
+    /// Waits until a block would fit. A larger one may never do so: then until there is a quarter of what there
+    /// may be, and something has changed, which [`Queue::look_again`] is now and then. Never resolves once the
+    /// queue is closed.
+    pub(super) async fn room(&self, whole: Need, on_disk: impl Fn() -> u64, lanes: &Lanes) {
+        let mut least = Need { lanes: lanes.capped(&whole.lanes), ..whole };
+        let parts: u64 = least.lanes.iter().map(|part| part.bytes).sum();
         let most = if parts > 0 { parts } else { self.bounds.max_size / 4 };
-        need.bytes = need.bytes.min(most + frame::HEADER_LEN as u64);
+        least.bytes = least.bytes.min(most + frame::HEADER_LEN as u64);
+        let mut has_changed = false;
         loop {
             let changed = self.room.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.lock().fits(&need, on_disk(), &self.bounds, lanes).is_ok() {
+            let fits = {
+                let (state, on_disk) = (self.lock(), on_disk());
+                let fits = |need| state.fits(need, on_disk, &self.bounds, lanes).is_ok();
+                fits(&whole) || (has_changed && fits(&least))
+            };
+            if fits {
                 // Who is refused all the same is not to keep others from making room.
                 tokio::task::coop::consume_budget().await;
                 return;
             }
             changed.await;
+            has_changed = true;
         }
     }
 

@@ -196,6 +196,30 @@ async fn a_block_as_large_as_the_newest_segment_gets_room_when_all_is_released()
 }
 
 #[tokio::test]
+async fn who_needs_more_than_a_quarter_is_not_called_again_before_something_has_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(&Options { max_size: 256 << 10, ..options(dir.path()) });
+    for _ in 0..15 {
+        append(&log, &[7; 9000]).await;
+    }
+    // What was answered a moment ago may still be counted.
+    log.room(100 << 10).await;
+    let large = vec![7; 130 << 10];
+    assert!(matches!(log.append(&mut block([&large[..]])), Append::Full));
+    for _ in 0..2 {
+        let room = log.room(large.len());
+        tokio::pin!(room);
+        assert!(futures_now(room.as_mut()).is_pending(), "there is a quarter, and not enough");
+        append(&log, b"a change").await;
+        room.await;
+    }
+    assert!(matches!(log.append(&mut block([&large[..]])), Append::Full));
+    log.release(log.committed() + 1);
+    log.room(large.len()).await;
+    append(&log, &large).await;
+}
+
+#[tokio::test]
 async fn appenders_that_outrun_the_disk_are_refused_until_the_next_commit() {
     let dir = tempfile::tempdir().unwrap();
     let (log, mut writer, _) = open_unstarted(disk(), options(dir.path())).unwrap();
