@@ -17,8 +17,8 @@
 //! Deliveries are **tight** from a quarter of the memory on, or once eleven sixteenths are used in all: then
 //! a subscriber that has taken nothing for a while loses what waits for it (QoS 0 is dropped and counted,
 //! QoS 1 and 2 are read from the log later), and one that takes is given less at once. A queue never takes
-//! more than a sixteenth of what is left, or a few KiB: however many fill up, one that keeps up notices
-//! nothing.
+//! more than a sixteenth of what is left, or 8 KiB: however many fill up, one that keeps up notices nothing, but
+//! for what a burst of QoS 0 brings beyond that.
 //!
 //! A figure is what a thing takes, and what goes with it, by estimate; a task adds to it at most what it
 //! has in hand. What the daemon itself needs (some 20 MiB), and tables with bounds of their own (`dedup`,

@@ -150,8 +150,9 @@ const DAMAGES: &[Damage] = &[
         Left::All,
     ),
     (
-        "the ledger is a directory, and so is what it is written anew as",
+        "the ledger is a directory, so is what it is written anew as, and the quarantine is a file",
         |data| {
+            fs::write(data.join("log/quarantine"), "x").unwrap();
             fs::remove_file(data.join("log/ledger")).unwrap();
             fs::create_dir(data.join("log/ledger")).unwrap();
             fs::create_dir(data.join("log/ledger.new")).unwrap();

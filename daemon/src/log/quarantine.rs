@@ -21,6 +21,8 @@ use super::storage::{File, Storage};
 
 /// Its name in the log's directory.
 pub(super) const DIR: &str = "quarantine";
+/// What a file of that name is called until it lies there.
+const NO_DIR: &str = "quarantine.file";
 /// The least that a file takes.
 const BLOCK: u64 = 4096;
 /// Damaged places that are remembered, so that each is reported once.
@@ -211,6 +213,10 @@ impl Quarantine {
         }
         let names = match self.storage.list(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                self.take_the_name()?;
+                self.storage.list(&self.dir)?
+            }
             other => other?,
         };
         let mut files = Vec::new();
@@ -224,6 +230,17 @@ impl Quarantine {
         files.sort();
         self.bytes.store(files.iter().map(|entry| entry.bytes).sum(), Ordering::Relaxed);
         (kept.files, kept.is_listed) = (files.into(), true);
+        Ok(())
+    }
+
+    /// A file has the name of the directory: it is the first that lies there.
+    fn take_the_name(&self) -> io::Result<()> {
+        let aside = self.log_dir.join(NO_DIR);
+        self.storage.rename(&self.dir, &aside)?;
+        self.storage.create_dir_all(&self.dir)?;
+        let to = self.dir.join(DIR);
+        self.storage.rename(&aside, &to)?;
+        warn!(path = %self.dir.display(), to = %to.display(), "set aside: it is no directory");
         Ok(())
     }
 

@@ -59,3 +59,17 @@ fn what_is_larger_than_the_bound_stays_where_it_is() {
     assert_eq!(sim.content(&Path::new(LOG).join("large")), [7; 5000]);
     assert_eq!(names(&sim), ["00000001-a.seg.at-7"], "nothing made room in vain");
 }
+
+#[test]
+fn a_file_with_the_name_of_the_directory_is_the_first_that_lies_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(DIR);
+    std::fs::write(&path, "foreign").unwrap();
+    std::fs::create_dir(dir.path().join("ledger")).unwrap();
+    let storage = Arc::new(crate::log::storage::FileSystem);
+    let quarantine = Quarantine::new(storage, dir.path(), 3 * BLOCK);
+    let to = quarantine.set_aside("ledger", "not ours").unwrap();
+    assert_eq!(to, path.join("00000001-ledger"));
+    assert_eq!(std::fs::read(path.join("quarantine")).unwrap(), b"foreign");
+    assert_eq!(quarantine.bytes(), 2 * BLOCK);
+}
