@@ -100,10 +100,11 @@ fn a_full_log_holds_a_publisher_back_until_there_is_room() {
     let mut gateway = Gateway::start(&format!("{small}{}", receiver.sink()));
     receiver.stop();
     let fleet = Fleet::connect(gateway.mqtt(), &Shape { connections: 3, ..Shape::default() });
-    let load = fleet.unwrap().start(Run::messages(40_000, LATER * 3));
+    let load = fleet.unwrap().start(Run::messages(40_000, LATER * 3).at_rate(4_000));
     load.stands_still(1_000, LATER);
-    // 16 MiB hold less than 21,000 payloads of 200 bytes.
-    assert!(load.answered() < 21_000, "{} acknowledged", load.answered());
+    // 16 MiB hold less than 21,000 payloads of 200 bytes; and what comes in the second until somebody looks, and
+    // as long as that takes.
+    assert!(load.answered() < 29_000, "{} acknowledged", load.answered());
     let mut wire = Wire::client(gateway.mqtt(), Version::V5, "told");
     let refused = (1..=1_000).find(|id| {
         wire.send(&publish(Version::V5, 1, b"a", *id, &[b'x'; 1000]));
