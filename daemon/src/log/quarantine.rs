@@ -104,6 +104,11 @@ impl Quarantine {
     /// passed over.
     pub(super) fn set_aside(&self, name: &str, why: &str) -> Option<PathBuf> {
         let path = self.log_dir.join(name);
+        if name == DIR {
+            // A file of that name lies there already, or will.
+            self.look();
+            return None;
+        }
         match self.rename(&path, name) {
             Ok(to) => {
                 warn!(path = %path.display(), to = %to.display(), "set aside: {why}");

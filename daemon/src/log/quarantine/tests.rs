@@ -68,8 +68,10 @@ fn a_file_with_the_name_of_the_directory_is_the_first_that_lies_there() {
     std::fs::create_dir(dir.path().join("ledger")).unwrap();
     let storage = Arc::new(crate::log::storage::FileSystem);
     let quarantine = Quarantine::new(storage, dir.path(), 3 * BLOCK);
+    assert_eq!(quarantine.set_aside(DIR, "not ours"), None);
+    assert_eq!(std::fs::read(path.join("quarantine")).unwrap(), b"foreign");
     let to = quarantine.set_aside("ledger", "not ours").unwrap();
     assert_eq!(to, path.join("00000001-ledger"));
-    assert_eq!(std::fs::read(path.join("quarantine")).unwrap(), b"foreign");
+    assert_eq!(quarantine.set_aside(DIR, "not ours"), None, "it is a directory now");
     assert_eq!(quarantine.bytes(), 2 * BLOCK);
 }
