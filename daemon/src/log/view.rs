@@ -153,7 +153,15 @@ impl View {
     pub fn set_aside(&self) -> io::Result<Vec<(PathBuf, u64)>> {
         let dir = self.shared.dir.join(quarantine::DIR);
         let names = match self.shared.storage.list(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            // A file of that name goes there when the log is opened.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(Vec::new());
+            }
             other => other?,
         };
         let size = |name: String| {

@@ -248,3 +248,13 @@ async fn what_the_segments_take_adds_up_to_what_the_log_uses() {
     log.close().await;
     check(usage);
 }
+
+#[tokio::test]
+async fn a_file_with_the_name_of_the_quarantine_is_nothing_that_was_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(create(dir.path()));
+    let path = dir.path().join("quarantine");
+    std::fs::write(&path, "foreign").unwrap();
+    assert_eq!(look(dir.path()).set_aside().unwrap(), []);
+    assert_eq!(std::fs::read(&path).unwrap(), b"foreign");
+}
